@@ -1,0 +1,19 @@
+"""Exercises: stubs and their checks, solutions, predictions, progress, a notebook's student version."""
+
+from .assignment import assignment
+from .ledger import progress
+from .predictions import calibration, predict, reveal
+from .registry import Verdict, check, exercise, judge, solution
+
+__all__ = [
+    "Verdict",
+    "assignment",
+    "calibration",
+    "check",
+    "exercise",
+    "judge",
+    "predict",
+    "progress",
+    "reveal",
+    "solution",
+]
