@@ -1,0 +1,481 @@
+"""The protocol of every addition: attach, use, disable, detach, count, save, load.
+
+A method is a frozen dataclass whose `place` yields (site, module) pairs; everything else stands here once. `attach`
+copies the base's module tree, sharing its tensors, and hooks the copy; the base itself is never touched.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ..architectures import Layout, frozen_copy, own_copy
+from ..bases import Base
+from ..runtime import CourseError
+from . import files, prompts
+from .sites import Route, Site, Slot, insert
+
+METHODS: dict[str, type[Method]] = {}
+
+
+class Method:
+    """Base of the method dataclasses: what the method is called, and where it adds."""
+
+    family: ClassVar[str]  # after Lialin et al. 2023
+    paper: ClassVar[str]
+    formula: ClassVar[str]
+    count: ClassVar[str]  # of trained parameters, in the symbols of the paper
+    peft_type: ClassVar[str | None] = None
+    why_no_merge: ClassVar[str] = "its addition is no linear map of the input, so no weight can absorb it"
+
+    def __init_subclass__(cls, **kwargs: Any):
+        super().__init_subclass__(**kwargs)
+        METHODS[cls.__name__] = cls
+
+    def place(self, layout: Layout) -> Iterator[tuple[Site, nn.Module]]:
+        """Yield the modules of this addition, freshly initialised, each with the site where it acts."""
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        return repr(self)
+
+
+class Sum(Method):
+    """Several methods added at once, under one name: Sum(PromptTuning(), ParallelAdapter())."""
+
+    family, paper, formula, count = "sum", "-", "the sum of the parts' terms", "the sum of the parts' counts"
+
+    def __init__(self, *methods: Method):
+        if len(methods) < 2:
+            raise CourseError(f"Sum adds at least two methods; {len(methods)} given.")
+        self.methods = methods
+
+    def place(self, layout: Layout) -> Iterator[tuple[Site, nn.Module]]:
+        for part, method in enumerate(self.methods, start=1):
+            for site, module in method.place(layout):
+                yield dataclasses.replace(site, part=part), module
+
+    def __repr__(self) -> str:
+        return f"Sum({', '.join(map(repr, self.methods))})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sum) and self.methods == other.methods
+
+    def __hash__(self) -> int:
+        return hash(self.methods)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What an addition costs, in numbers and in bytes of its file."""
+
+    trained: int  # numbers that training changes, the task's head included
+    stored: int  # numbers that are kept afterwards
+    base: int  # numbers of the frozen model
+    head: int  # of the trained ones, how many are the task's head
+    bytes: int  # size of the weights file
+
+    @property
+    def percent(self) -> float:
+        return 100 * self.trained / self.base
+
+    def __str__(self) -> str:
+        head = f", head {self.head:,}" if self.head else ""
+        return (
+            f"trained {self.trained:,} ({self.percent:.2f} % of {self.base:,}{head}), "
+            f"stored {self.stored:,}, {self.bytes:,} bytes on disk"
+        )
+
+
+class Addition(nn.Module):
+    """The trained part: the modules of one method on one model, and the task's head."""
+
+    def __init__(self, method: Method, placed: list[tuple[Site, nn.Module]], head: nn.Module | None):
+        super().__init__()
+        self.method = method
+        self.sites = [site for site, _ in placed]
+        self.parts = nn.ModuleDict({_module_key(site): module for site, module in placed})
+        self.head = head
+
+    def at(self, *kinds: str) -> Iterator[tuple[Site, nn.Module]]:
+        """The (site, module) pairs of some kinds of site."""
+        for site in self.sites:
+            if site.kind in kinds:
+                yield site, self.parts[_module_key(site)]
+
+    def state(self) -> dict[str, Tensor]:
+        """The tensors to keep, under the names they have in files."""
+        state = {
+            f"{site.key}.{name}": tensor
+            for site, module in self.at(*{site.kind for site in self.sites})
+            for name, tensor in stored_tensors(module).items()
+        }
+        if self.head is not None:
+            state |= {f"head.{name}": tensor for name, tensor in self.head.state_dict().items()}
+        return state
+
+
+def stored_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """What is kept of a module; one that has parts needed only in training says so by a `stored` method."""
+    return module.stored() if hasattr(module, "stored") else module.state_dict()
+
+
+def _module_key(site: Site) -> str:
+    return site.key.replace(".", "/")  # ModuleDict allows no dots
+
+
+class Tuned(nn.Module):
+    """A frozen base with additions. Called, and answering, as the transformers model is."""
+
+    def __init__(self, base: nn.Module, tokenizer=None, task=None, name: str = "default"):
+        super().__init__()
+        self.__dict__["base"] = base  # not a submodule: never moved, trained or saved with this one
+        self.tokenizer, self.task = tokenizer, task
+        self.model = frozen_copy(base if task is None else task.with_head(base, tokenizer))
+        self.model.eval()
+        self.layout = Layout(self.model, tokenizer)
+        self.route = Route(default=name)
+        self.additions = nn.ModuleDict()
+        self.slots: dict[tuple, Slot] = {}
+        self.recomputing = False
+        self._removers: list = []
+
+    # --- additions ------------------------------------------------------------------------------------------
+
+    def add(self, method: Method, name: str = "default", trainable: bool = True) -> Tuned:
+        """Add one more addition beside those present; `use(name)` or `additions=[...]` selects it."""
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or hasattr(nn.ModuleDict, name):
+            raise CourseError(f"{name!r} cannot name an addition: use letters, digits, '_' and '-'.")
+        if name in self.additions:
+            raise CourseError(f"There is an addition called {name!r} already. Remove it first, or choose another name.")
+        if not isinstance(method, Method):
+            raise CourseError(f"{method!r} is not a method of course_lib.additive; methods are: {', '.join(METHODS)}.")
+        placed = list(method.place(self.layout))
+        head = None if self.task is None else self.layout.head
+        whole = any(site.kind == "whole" for site, _ in placed)  # a whole model brings its own head
+        addition = Addition(method, placed, None if head is None or whole else own_copy(head))
+        device = next(self.model.parameters()).device
+        self.additions[name] = addition.to(device).requires_grad_(trainable)
+        for site, module in placed:
+            self._plug(site, name, module)
+        if addition.head is not None:
+            self._plug(Site("instead", where=_path_of(self.model, head)), name, addition.head)
+        return self
+
+    def _plug(self, site: Site, name: str, module: nn.Module) -> None:
+        if site.kind == "whole":
+            return
+        if site.kind == "prompt":
+            path = _path_of(self.model, self.layout.embedding)
+            prompts.owner_embedding(self.model, path, self.route).prompts[name] = module
+            return
+        place = (site.kind, site.where, site.block)
+        if place not in self.slots:
+            self.slots[place] = Slot(self.route)
+            self._removers += insert(site, self.slots[place], self.layout)
+        self.slots[place].modules.setdefault(name, []).append(module)
+
+    def remove(self, name: str) -> Tuned:
+        """Take one addition off; the others stay."""
+        addition = self.additions[self._known(name)]
+        gone = {id(module) for module in [*addition.parts.values(), addition.head]}
+        for slot in self.slots.values():
+            slot.modules[name] = [m for m in slot.modules.get(name, []) if id(m) not in gone]
+        if isinstance(self.layout.embedding, prompts.PromptedEmbedding):
+            self.layout.embedding.prompts.pop(name, None)
+        del self.additions[name]
+        return self
+
+    def use(self, name: str) -> Tuned:
+        """Make `name` the addition that calls use when they name none."""
+        self.route.default = self._known(name)
+        return self
+
+    def _known(self, name: str | None) -> str | None:
+        if name is not None and name not in self.additions:
+            raise CourseError(f"There is no addition called {name!r}; it has: {', '.join(self.additions) or 'none'}.")
+        return name
+
+    @contextmanager
+    def disabled(self) -> Iterator[Tuned]:
+        """Inside, nothing is added: the base's answers, to the last bit."""
+        with self.route.use(None):
+            yield self
+
+    def detach(self) -> nn.Module:
+        """Take every addition off, for good, and return the base's own model."""
+        for remove in self._removers:
+            remove()
+        self._removers, self.slots = [], {}
+        self.additions = nn.ModuleDict()
+        embedding = self.layout.embedding
+        if isinstance(embedding, prompts.PromptedEmbedding):
+            embedding.prompts.clear()
+        return self.base
+
+    # --- calling --------------------------------------------------------------------------------------------
+
+    def forward(self, *, additions: list[str | None] | None = None, states: Tensor | None = None, **batch):
+        """The base's forward with additions; `additions` names one for each row (None: the base alone).
+
+        `states` (B, T, d), from `cache_below`, stand for what the blocks under the lowest addition compute.
+        """
+        with self._routed(additions, states):
+            model, prepared = self._prepare(batch)
+            return prompts.strip(model(**prepared.inputs), prepared)
+
+    @torch.no_grad()
+    def generate(self, input_ids: Tensor, *, additions: list[str | None] | None = None, **options):
+        """transformers' generate with additions; the prompt's ids are cut from what comes back."""
+        with self._routed(additions, None):
+            model, prepared = self._prepare({"input_ids": input_ids, **options}, positions=False)
+            answer = model.generate(**prepared.inputs)
+        if torch.is_tensor(answer):
+            return answer[:, prepared.length:]
+        answer.sequences = answer.sequences[:, prepared.length:]
+        return answer
+
+    @contextmanager
+    def _routed(self, additions: list[str | None] | None, states: Tensor | None) -> Iterator[None]:
+        rows = self.route.rows
+        if additions is not None:
+            rows = tuple(self._known(name) for name in additions)
+            if len(set(rows)) == 1:
+                rows = rows[0]
+        with self.route.use(rows, states):
+            yield
+
+    def _prepare(self, batch: dict, positions: bool = True) -> tuple[nn.Module, prompts.Prepared]:
+        """The module to call and its inputs: prompts put in, positions counted from the mask on decoders."""
+        batch = {key: value for key, value in batch.items() if value is not None}
+        model = self._model_in_use()
+        embedding = self.layout.embedding
+        prepared = prompts.Prepared(batch)
+        if isinstance(embedding, prompts.PromptedEmbedding) and any(n in embedding.prompts for n in self.route.names()):
+            used = next(embedding.prompts[n] for n in self.route.names() if n in embedding.prompts)
+            prepared = prompts.prepend(batch, embedding, used.start(self.layout), self.layout.longest)
+        else:
+            self._check_length(batch)
+        given = prepared.inputs
+        counted = self.layout.causal or prepared.length  # padding on the left, or before a shorter prompt
+        said = given.keys() & {"position_ids", "past_key_values"} or "attention_mask" not in given
+        if positions and counted and not said:
+            position_ids = (given["attention_mask"].cumsum(-1) - 1).clamp_min(0) + self.layout.first_position
+            prepared.inputs = dict(given, position_ids=position_ids)
+        if self.recomputing:
+            prepared.inputs = dict(prepared.inputs, use_cache=False)  # a block run twice would fill its cache twice
+        return model, prepared
+
+    def _check_length(self, batch: dict) -> None:
+        ids, longest = batch.get("input_ids"), self.layout.longest
+        if ids is not None and longest is not None and ids.shape[-1] > longest:
+            raise CourseError(f"The text has {ids.shape[-1]} tokens, but this model has {longest} positions: cut it.")
+
+    def _model_in_use(self) -> nn.Module:
+        whole = [m for name in self.route.names() for _, m in self.additions[name].at("whole")]
+        if whole and isinstance(self.route.rows, tuple):
+            raise CourseError(
+                "Full fine-tuning replaces the whole model, so it cannot share a batch with other additions: "
+                "send those rows in a batch of their own."
+            )
+        if self.route.states is not None:
+            return self._upper()
+        return whole[0] if whole else self.model
+
+    # --- cached states --------------------------------------------------------------------------------------
+
+    def lowest_block(self) -> int:
+        """The first block that the addition in use changes; below it, states never change. L if none is changed."""
+        sites = [site for name in self.route.names() for site in self.additions[name].sites]
+        if any(site.kind in ("prompt", "whole") or _below_blocks(site, self.layout) for site in sites):
+            return 0
+        return min((_block_of(site, self.layout) for site in sites), default=self.layout.num_layers)
+
+    def _upper(self) -> nn.Module:
+        """The same modules without the blocks under the lowest addition, whose output is given."""
+        lowest = self.lowest_block()
+        keep = min(lowest, self.layout.num_layers - 1)
+        shell = _without_blocks(self.model, self.layout, keep)
+        body = shell.base_model
+        blocks = body.get_submodule(self.layout.family.blocks)
+        blocks[0] = _Given(blocks[0], self.route, skip=lowest == self.layout.num_layers)
+        return shell
+
+    # --- training -------------------------------------------------------------------------------------------
+
+    def train(self, mode: bool = True) -> Tuned:
+        """Training mode for the additions; the frozen base stays in eval mode, so its dropout is never drawn."""
+        self.training = mode
+        self.model.eval()
+        for addition in self.additions.values():
+            addition.train(mode)
+        return self
+
+    def trainable_parameters(self) -> list[nn.Parameter]:
+        """The numbers that training changes: the additions' (and heads'), nothing of the base."""
+        return [parameter for parameter in self.additions.parameters() if parameter.requires_grad]
+
+    def trained_state(self) -> dict[str, Tensor]:
+        """Name -> tensor of everything that training changes (and nothing of the base)."""
+        return {name: p.detach() for name, p in self.additions.named_parameters() if p.requires_grad}
+
+    @torch.no_grad()
+    def load_trained_state(self, state: dict[str, Tensor]) -> None:
+        """Put back what `trained_state` gave."""
+        own = {name: p for name, p in self.additions.named_parameters() if p.requires_grad}
+        if own.keys() != state.keys():
+            wrong = sorted(own.keys() ^ state.keys())
+            raise CourseError(f"This state belongs to another addition: it differs in {', '.join(wrong[:3])}.")
+        for name, parameter in own.items():
+            parameter.copy_(state[name])
+
+    def activation_checkpointing_enable(self) -> None:
+        """Recompute each block in the backward pass instead of keeping its activations."""
+        route = self.route
+
+        def contexts():  # called in the forward pass: the recomputation must use the same rows
+            return _nothing(), route.use(route.rows, route.states)
+
+        options = {"use_reentrant": False, "context_fn": contexts}
+        self.recomputing = True
+        self.model.activation_checkpointing_enable(activation_checkpointing_kwargs=options)
+        for block in self.layout.blocks:
+            block.training = True  # transformers recomputes blocks in training mode only; their dropout stays off
+
+    # --- counting, keeping ----------------------------------------------------------------------------------
+
+    def budget(self, name: str | None = None) -> Budget:
+        """Trained and stored numbers of the addition in use (or of `name`), beside the base's."""
+        addition = self.additions[self._known(name or self.route.default)]
+        state = addition.state()
+        return Budget(
+            trained=sum(p.numel() for p in addition.parameters()),
+            stored=sum(t.numel() for t in state.values()),
+            base=sum(p.numel() for p in self.base.parameters()),
+            head=0 if self.layout.head is None else sum(p.numel() for p in self.layout.head.parameters()),
+            bytes=files.size_of(self, addition),
+        )
+
+    def save(self, folder: str | Path, name: str | None = None) -> Path:
+        """Write adapter_model.safetensors and adapter_config.json of one addition; returns the folder."""
+        return files.save(self, self.additions[self._known(name or self.route.default)], Path(folder))
+
+    def merge(self) -> nn.Module:
+        """A plain model with the addition inside its weights, for the methods where that is possible."""
+        method = self.additions[self._known(self.route.default)].method
+        raise CourseError(f"{type(method).__name__} cannot be merged: {method.why_no_merge}.")
+
+    def __repr__(self) -> str:
+        names = ", ".join(f"{name}: {addition.method}" for name, addition in self.additions.items())
+        return f"{type(self.model).__name__} + {{{names}}}"
+
+
+def attach(base: Base | nn.Module, method: Method, *, task=None, name: str = "default") -> Tuned:
+    """Add `method` to a frozen base, under a task if one is given, and return the tuned model.
+
+    The base is left as it is: the result works on a copy of the module tree that shares the base's tensors (0.02 s on
+    SmolLM2, no memory), so several tuned models may stand on one base.
+    Raises CourseError for an unknown architecture, or a method that this architecture has no place for.
+    """
+    if isinstance(base, Tuned):
+        raise CourseError("This model has an addition already. Use tuned.add(method, name=...) for one more.")
+    model, tokenizer = (base.model, base.tokenizer) if isinstance(base, Base) else (base, None)
+    if not hasattr(model, "config"):
+        raise CourseError(f"A transformers model or a Base is needed; {type(base).__name__} was given.")
+    return Tuned(model, tokenizer, task, name).add(method, name)
+
+
+def load(base: Base | nn.Module | Tuned, folder: str | Path, *, name="default", trainable=False) -> Tuned:
+    """Put a saved addition on its base (or beside others, on a tuned model), exactly as it was saved.
+
+    Raises CourseError for a missing, foreign or incomplete file, or another base than the addition was trained on.
+    """
+    return files.load(base, Path(folder), name, trainable)
+
+
+def cache_below(tuned: Tuned, dataset, *, batch_size: int = 64) -> list[dict]:
+    """Encode a dataset and compute, once, the states under the lowest addition.
+
+    Returns features with a "states" tensor (T, d) each, which `fit`, `evaluate` and `tuned(states=...)` take: the
+    blocks below are never run again. It pays when the addition sits high and there is more than one epoch.
+    """
+    lowest = tuned.lowest_block()
+    if lowest == 0:
+        raise CourseError("This addition begins at the first block (or before it): there is nothing below to cache.")
+    features = tuned.task.features(dataset, tuned.tokenizer)
+    order = sorted(range(len(features)), key=lambda i: len(features[i]["input_ids"]))
+    device = next(tuned.model.parameters()).device
+    last = tuned.layout.blocks[lowest - 1]
+    found: dict[str, Tensor] = {}
+    handle = last.register_forward_hook(lambda module, args, out: found.update(states=out))
+    try:
+        with torch.no_grad(), tuned.disabled():
+            for begin in range(0, len(order), batch_size):
+                chosen = order[begin : begin + batch_size]
+                batch = tuned.task.collate([features[i] for i in chosen], tuned.tokenizer)
+                inputs = {key: value.to(device) for key, value in batch.items() if key != "labels"}
+                tuned(**inputs)
+                for i, states, mask in zip(chosen, found["states"], batch["attention_mask"], strict=True):
+                    features[i]["states"] = states[mask.bool().to(device)].cpu()
+    finally:
+        handle.remove()
+    return features
+
+
+class _Given(nn.Module):
+    """A block whose input is the cached states; with `skip`, they are already its output."""
+
+    def __init__(self, block: nn.Module, route: Route, skip: bool):
+        super().__init__()
+        self.block, self.route, self.skip = block, route, skip
+
+    def forward(self, hidden_states: Tensor, *args, **kwargs):
+        return self.route.states if self.skip else self.block(self.route.states, *args, **kwargs)
+
+
+def _without_blocks(model: nn.Module, layout: Layout, lowest: int) -> nn.Module:
+    """A shell around the same modules in which the list of blocks begins at `lowest`."""
+
+    def shell(module: nn.Module) -> nn.Module:
+        new = object.__new__(type(module))
+        new.__dict__.update(module.__dict__)
+        new.__dict__["_modules"] = dict(module._modules)
+        return new
+
+    top = node = shell(model)
+    path = [name for name in _path_of(model, layout.blocks).split(".") if name]
+    for name in path[:-1]:
+        node._modules[name] = shell(node._modules[name])
+        node = node._modules[name]
+    node._modules[path[-1]] = nn.ModuleList(list(layout.blocks)[lowest:])
+    return top
+
+
+def _path_of(model: nn.Module, module: nn.Module) -> str:
+    return next(name for name, found in model.named_modules() if found is module)
+
+
+def _block_of(site: Site, layout: Layout) -> int:
+    """The block at whose input cached states may stand for what lies below this site."""
+    if site.block is not None:
+        return site.block
+    match = re.search(rf"{re.escape(layout.family.blocks)}\.(\d+)\.", site.where)
+    return int(match.group(1)) if match else layout.num_layers
+
+
+def _below_blocks(site: Site, layout: Layout) -> bool:
+    """An "instead" site among the embeddings changes what the first block reads."""
+    return site.kind == "instead" and "embed" in site.where
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield

@@ -1,0 +1,96 @@
+"""Prompt tuning: Lester, Al-Rfou, Constant, "The Power of Scale for Parameter-Efficient Prompt Tuning", EMNLP 2021.
+
+    E <- [P ; E],    P in R^(p x d)
+
+The text is preceded by p vectors that no word has. They are trained; the model is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..architectures import Layout
+from ..runtime import CourseError
+from .base import Method
+from .sites import Site
+
+INITS = ("vocabulary", "text", "random")
+COMMON = 5_000  # the paper samples from the 5,000 most common tokens; vocabularies list frequent ones first
+
+
+@dataclass(frozen=True)
+class PromptTuning(Method):
+    """`length` p; `init` "vocabulary" (embeddings of common tokens), "text" (those of `init_text`, repeated or cut to
+    p) or "random" (uniform in [-0.5, 0.5], as in the paper).
+
+    Encoders whose classifier reads the first token keep [CLS] first: [CLS; P; E]. `compat="peft"` gives peft's
+    [P; CLS; E], where the classifier reads a virtual token.
+    """
+
+    length: int = 20
+    init: str = "vocabulary"
+    init_text: str | None = None
+    compat: str | None = None
+
+    family = "additive"
+    paper = "Lester et al. 2021"
+    formula = "E <- [P ; E]"
+    count = "p d"
+    peft_type = "PROMPT_TUNING"
+    why_no_merge = "its vectors stand in the input, and no weight of the model does"
+
+    def __post_init__(self):
+        if self.length < 1:
+            raise CourseError(f"A prompt of {self.length} vectors says nothing: its length must be at least 1.")
+        if self.init not in INITS:
+            raise CourseError(f"init={self.init!r} is not known: choose from {', '.join(map(repr, INITS))}.")
+        if (self.init == "text") != (self.init_text is not None):
+            raise CourseError("init='text' and init_text='some words' go together: give both or neither.")
+
+    def place(self, layout: Layout) -> Iterator[tuple[Site, nn.Module]]:
+        weight = layout.embedding.weight.detach()
+        if self.init == "random":
+            vectors = torch.rand(self.length, layout.width) - 0.5
+        else:
+            vectors = weight[self.token_ids(layout)]
+        yield Site("prompt"), Prompt(vectors.float().clone(), first=self.compat == "peft")
+
+    def token_ids(self, layout: Layout) -> Tensor:
+        """The p tokens whose embeddings the prompt begins with."""
+        tokenizer = layout.tokenizer
+        if self.init == "vocabulary":
+            rare = set() if tokenizer is None else {
+                i for token, i in tokenizer.get_vocab().items() if token.startswith("[unused")
+            } | set(tokenizer.all_special_ids)
+            common = [i for i in range(layout.vocabulary) if i not in rare][:COMMON]
+            return torch.tensor(common)[torch.randint(len(common), (self.length,))]
+        if tokenizer is None:
+            raise CourseError("init='text' needs a tokenizer: attach to load_base(...), not to a bare model.")
+        ids = tokenizer(self.init_text, add_special_tokens=False)["input_ids"]
+        if not ids:
+            raise CourseError("init_text has no tokens: give at least one word.")
+        return torch.tensor((ids * self.length)[: self.length])
+
+
+class Prompt(nn.Module):
+    """P, of shape (p, d)."""
+
+    def __init__(self, vectors: Tensor, first: bool = False):
+        super().__init__()
+        self.prompt_embeddings = nn.Parameter(vectors)
+        self.first = first
+
+    @property
+    def length(self) -> int:
+        return len(self.prompt_embeddings)
+
+    def start(self, layout: Layout) -> int:
+        """Where the prompt is put: before everything, or behind a [CLS] that the classifier reads."""
+        return 0 if layout.causal or self.first else 1
+
+    def forward(self) -> Tensor:
+        return self.prompt_embeddings

