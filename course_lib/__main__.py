@@ -1,0 +1,128 @@
+"""The command line: `python -m course_lib COMMAND`. Rooms are imported late: --help is quick."""
+
+import argparse
+import sys
+
+from course_lib.runtime import CourseError
+
+
+def doctor(options: argparse.Namespace) -> int:
+    from course_lib import runtime
+
+    report = runtime.doctor()
+    print(report)
+    return 0 if report.ok else 1
+
+
+def fetch(options: argparse.Namespace) -> int:
+    from course_lib import sources
+
+    packages = list(sources.SOURCES) if options.packages == ["all"] else options.packages or None
+    folders = sources.fetch(packages, verify=options.verify)
+    print(f"{len(folders)} sources are in place and verified ({folders[0].parent})")
+    return 0
+
+
+def run(options: argparse.Namespace) -> int:
+    from course_lib import notebooks
+
+    return notebooks.run(options.chapters)
+
+
+def notebooks(options: argparse.Namespace) -> int:
+    from course_lib import notebooks
+
+    return notebooks.refresh(options.chapters)
+
+
+def colab(options: argparse.Namespace) -> int:
+    from course_lib import notebooks
+
+    changed = notebooks.set_repository(options.repo)
+    print(
+        f"The course's address is now {options.repo!r}; written to "
+        + ", ".join(path.name for path in changed)
+    )
+    return 0
+
+
+def train(options: argparse.Namespace) -> int:
+    from course_lib import training
+
+    training.train(options.config)
+    return 0
+
+
+def experiment(options: argparse.Namespace) -> int:
+    from course_lib import experiments
+
+    return experiments.command(options.name, show=options.list, only=options.only, again=options.again)
+
+
+def methods(options: argparse.Namespace) -> int:
+    from course_lib import additive
+
+    print(additive.methods())
+    return 0
+
+
+def assignment(options: argparse.Namespace) -> int:
+    from course_lib import exercises
+
+    print(exercises.assignment(options.chapter))
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    result = argparse.ArgumentParser(
+        prog="python -m course_lib", description="Adding to Language Models: the course."
+    )
+    commands = result.add_subparsers(metavar="COMMAND", required=True)
+
+    def add(function, text: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(function.__name__, help=text, description=text)
+        command.set_defaults(function=function)
+        return command
+
+    add(doctor, "say what is here, what is missing and how to mend it")
+    command = add(fetch, "download and verify sources (default: the core ones)")
+    command.add_argument("packages", nargs="*", help='names as in sources.txt, or "all"')
+    command.add_argument(
+        "--verify", action="store_true", help="read every large file again and compare its sha256"
+    )
+    command = add(run, "run chapters headless; nothing is written")
+    command.add_argument("chapters", nargs="*", default=["all"], help='chapter numbers, or "all"')
+    command = add(notebooks, "run changed notebooks on clean kernels and store their outputs")
+    command.add_argument("chapters", nargs="*", help='chapter numbers; "all": also those that did not change')
+    command = add(colab, "write the course's git address into pyproject.toml and every notebook")
+    command.add_argument("--repo", required=True, help="the address that git can clone")
+    command = add(
+        train, "train as a configuration file says; `accelerate launch -m course_lib train` for several GPUs"
+    )
+    command.add_argument("config", help="a JSON file")
+    command = add(experiment, "run what is missing of a stored experiment")
+    command.add_argument("name", nargs="?", help="its name, as in data/results")
+    command.add_argument("--list", action="store_true", help="show the points and which are there")
+    command.add_argument("--only", metavar="KEY=VALUE", action="append", help="only these points")
+    command.add_argument("--again", action="store_true", help="also the points that are there")
+    add(methods, "list every method with its family, paper, formula and count")
+    command = add(assignment, "write a chapter's version for students, without solutions")
+    command.add_argument("chapter")
+    return result
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; an error meant for a learner is one sentence on stderr and exit code 1."""
+    options = parser().parse_args(arguments)
+    try:
+        return options.function(options) or 0
+    except CourseError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nStopped.", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
