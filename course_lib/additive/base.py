@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ..architectures import Layout, frozen_copy, own_copy
 from ..bases import Base
 from ..runtime import CourseError
+from ..tasks import inputs_of
 from . import files, prompts
 from .sites import Route, Site, Slot, insert
 
@@ -421,8 +422,7 @@ def cache_below(tuned: Tuned, dataset, *, batch_size: int = 64) -> list[dict]:
             for begin in range(0, len(order), batch_size):
                 chosen = order[begin : begin + batch_size]
                 batch = tuned.task.collate([features[i] for i in chosen], tuned.tokenizer)
-                inputs = {key: value.to(device) for key, value in batch.items() if key != "labels"}
-                tuned(**inputs)
+                tuned(**{key: value.to(device) for key, value in inputs_of(batch).items() if torch.is_tensor(value)})
                 for i, states, mask in zip(chosen, found["states"], batch["attention_mask"], strict=True):
                     features[i]["states"] = states[mask.bool().to(device)].cpu()
     finally:

@@ -1,7 +1,7 @@
 """Tasks: what goes in, what is asked, how the answer is scored. A task knows tokens and labels, no method of tuning."""
 
 from .answering import Answer
-from .base import TASKS, Task, describe, from_description
+from .base import TASKS, Task, describe, from_description, inputs_of
 from .classification import Classification
 
-__all__ = ["TASKS", "Answer", "Classification", "Task", "describe", "from_description"]
+__all__ = ["TASKS", "Answer", "Classification", "Task", "describe", "from_description", "inputs_of"]

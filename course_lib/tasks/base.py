@@ -56,6 +56,11 @@ class Task:
         return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
+def inputs_of(batch: dict) -> dict:
+    """What the model is given of a batch: everything but the labels, which the task's loss reads."""
+    return {key: value for key, value in batch.items() if key != "labels"}
+
+
 def column(rows: dict[str, list], name: str, task: Task) -> list:
     """A column by name, or a sentence that says which there are."""
     if name not in rows:

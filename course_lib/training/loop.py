@@ -20,6 +20,7 @@ from accelerate.utils import send_to_device
 
 from course_lib import runtime
 from course_lib.runtime import CourseError
+from course_lib.tasks import inputs_of
 from course_lib.training import checkpoints
 from course_lib.training.batches import bucketed_batches, encode, length_of, parts_of
 from course_lib.training.guards import PoliteInterrupt, as_dtype, explained_index_errors, require_length
@@ -214,7 +215,7 @@ class Run:
         """Loss summed over the units of `rows`, and how many units there are."""
         batch = send_to_device(self.task.collate(rows, self.tokenizer), self.device)
         with explained_index_errors(), self.autocast():
-            return self.task.loss(model(**batch), batch)
+            return self.task.loss(model(**inputs_of(batch)), batch)
 
     def step(self, rows: list[dict], learning_rate: float, number: int) -> float:
         """One step of the optimiser on the global batch `rows`; returns its mean loss per unit."""
