@@ -54,11 +54,8 @@ def refuse_answers(code: str, name: str) -> None:
             isinstance(node, ast.FunctionDef)
             and node.decorator_list
             and not all(
-                isinstance(line, ast.Pass)
-                or (isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant))
+                isinstance(line, ast.Pass) or (isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant))
                 for line in node.body
             )
         ):
-            raise CourseError(
-                f"The exercise cell of {node.name} in {name} holds an answer; put the stub back first."
-            )
+            raise CourseError(f"The exercise cell of {node.name} in {name} holds an answer; put the stub back first.")

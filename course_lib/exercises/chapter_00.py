@@ -71,9 +71,7 @@ def base_unchanged(attempt: Callable) -> None:
     if not says():
         raise Wrong("00.2.identity" if _answer(attempt, before, before) else "00.2.always_false")
     if says(**{last: before[last] + 1}):
-        raise Wrong(
-            "00.2.always_true" if says(**{first: before[first] + 1}) else "00.2.first_only", name=last
-        )
+        raise Wrong("00.2.always_true" if says(**{first: before[first] + 1}) else "00.2.first_only", name=last)
     if says(**{first: with_middle([1.0])}):
         raise Wrong("00.2.printed_text", name=first)
     swapped = before[first].clone()

@@ -44,9 +44,7 @@ def attach(attempt: Callable) -> None:
         x = torch.randn(*shape, size_in, requires_grad=True)
         old, kept = linear.weight.detach().clone(), []
         h = linear(x).detach()
-        linear.register_forward_hook(
-            lambda module, inputs, output, kept=kept: kept.extend([output, output.clone()])
-        )
+        linear.register_forward_hook(lambda module, inputs, output, kept=kept: kept.extend([output, output.clone()]))
         handle = attempt(linear, delta)
         found = linear(x)
         if not torch.equal(linear.weight, old):
@@ -110,9 +108,7 @@ def _name_wrong_sum(
     )
 
 
-def _require_gradients(
-    found: torch.Tensor, x: torch.Tensor, linear: torch.nn.Linear, delta: torch.nn.Module
-) -> None:
+def _require_gradients(found: torch.Tensor, x: torch.Tensor, linear: torch.nn.Linear, delta: torch.nn.Module) -> None:
     """Raise Wrong if the gradient is cut on its way to delta's weights or to the layers below."""
     import torch
     from torch.nn import functional as F
@@ -123,9 +119,7 @@ def _require_gradients(
     h = F.linear(x, linear.weight, linear.bias)
     wanted = torch.autograd.grad((h + delta(h)).sum(), weights)
     got = torch.autograd.grad(found.sum(), weights, allow_unused=True)
-    if any(
-        gradient is None or not same(gradient, right) for gradient, right in zip(got, wanted, strict=True)
-    ):
+    if any(gradient is None or not same(gradient, right) for gradient, right in zip(got, wanted, strict=True)):
         raise Wrong("41.1.no_gradient")
 
 
@@ -364,9 +358,7 @@ def two_losses(attempt: Callable) -> None:
                 gap,
                 right[1],
             )
-            _name_loss(
-                found[1], right[1], _wrong_yes_no(spam_logits, spam), "41.4.yes_no_value", gap, right[0]
-            )
+            _name_loss(found[1], right[1], _wrong_yes_no(spam_logits, spam), "41.4.yes_no_value", gap, right[0])
         if not all(isinstance(loss, torch.Tensor) and loss.requires_grad for loss in (one_of_k, yes_no)):
             raise Wrong("41.4.no_gradient")
 
@@ -490,12 +482,7 @@ def _require_ids(ids: torch.Tensor, batch: list[list[int]], pad: int) -> None:
         raise Wrong("41.5.transposed", found=tuple(ids.shape), right=tuple(right.shape))
     if ids.dim() == 2 and len(ids) == rows and ids.shape[1] == shortest < longest:
         raise Wrong("41.5.truncated", found=shortest, right=longest)
-    if (
-        ids.dim() == 2
-        and len(ids) == rows
-        and ids.shape[1] > longest
-        and torch.equal(ids[:, :longest], right)
-    ):
+    if ids.dim() == 2 and len(ids) == rows and ids.shape[1] > longest and torch.equal(ids[:, :longest], right):
         raise Wrong("41.5.too_long", found=ids.shape[1], right=longest)
     if ids.shape != right.shape:
         raise Wrong("41.5.shape", found=tuple(ids.shape), right=tuple(right.shape))

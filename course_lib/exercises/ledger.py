@@ -80,8 +80,7 @@ class Progress:
         lines = [self.head, *self.rows]
         widths = [max(len(row[column]) for row in lines) for column in range(len(self.head))]
         table = [
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-            for row in lines
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in lines
         ]
         return "\n".join([*table, "", self.summary])
 
@@ -91,9 +90,7 @@ class Progress:
             return f"<tr>{''.join(cells)}</tr>"
 
         body = "".join(line(row, "td") for row in self.rows)
-        return (
-            f"<table><thead>{line(self.head, 'th')}</thead><tbody>{body}</tbody></table><p>{self.summary}</p>"
-        )
+        return f"<table><thead>{line(self.head, 'th')}</thead><tbody>{body}</tbody></table><p>{self.summary}</p>"
 
 
 def progress() -> Progress:

@@ -61,9 +61,7 @@ def record(
     if (low is None) != (high is None):
         raise CourseError(f"The range of {key!r} has one end; give both low and high, or neither.")
     if low is not None and not low <= value <= high:
-        raise CourseError(
-            f"Your value {value:g} lies outside your own range {low:g} to {high:g}; mend one of them."
-        )
+        raise CourseError(f"Your value {value:g} lies outside your own range {low:g} to {high:g}; mend one of them.")
     entry = {
         "question": question,
         "value": value,
@@ -102,11 +100,7 @@ def verdict(entry: dict, truth: Answer) -> str:
 def describe(entry: dict) -> str:
     """A recorded prediction in words: 0.3 (between 0.1 and 0.5)."""
     said = f"{number(entry['value'])}{entry['unit']}"
-    return (
-        said
-        if entry["low"] is None
-        else f"{said} (between {number(entry['low'])} and {number(entry['high'])})"
-    )
+    return said if entry["low"] is None else f"{said} (between {number(entry['low'])} and {number(entry['high'])})"
 
 
 def number(value: Answer) -> str:
@@ -171,9 +165,7 @@ def show(key: str, question: str, unit: str, choices: Sequence[str] | None, entr
         return
     example = repr(choices[0]) if choices else "..., low=..., high=..."
     static = f"{asked}\n" + (
-        f"Recorded: {describe(entry)}"
-        if entry
-        else f"None yet. In code: cl.predict({key!r}, ..., value={example})"
+        f"Recorded: {describe(entry)}" if entry else f"None yet. In code: cl.predict({key!r}, ..., value={example})"
     )
     try:
         from IPython import get_ipython
@@ -192,9 +184,7 @@ def form(key: str, question: str, unit: str, choices: Sequence[str] | None, entr
     import ipywidgets as widgets
 
     style, wide = {"description_width": "initial"}, widgets.Layout(width="11em")
-    said = widgets.HTML(
-        f"Recorded: {describe(entry)}" if entry else "", layout=widgets.Layout(margin="0 0 0 1em")
-    )
+    said = widgets.HTML(f"Recorded: {describe(entry)}" if entry else "", layout=widgets.Layout(margin="0 0 0 1em"))
     button = widgets.Button(description="Write it down", button_style="primary")
     if choices:
         answer = widgets.RadioButtons(options=list(choices), value=entry.get("value"), description="")
@@ -213,11 +203,7 @@ def form(key: str, question: str, unit: str, choices: Sequence[str] | None, entr
 
     def save(_: object) -> None:
         try:
-            values = (
-                [answer.value]
-                if choices
-                else [float(box.value) if box.value.strip() else None for box in fields]
-            )
+            values = [answer.value] if choices else [float(box.value) if box.value.strip() else None for box in fields]
             if values[0] is None:
                 raise CourseError("Write a value first.")
             limits = {} if choices else {"low": values[1], "high": values[2]}

@@ -86,9 +86,7 @@ def all_checks() -> dict[str, Check]:
 def exercise(number: str) -> Callable[[Callable], Callable]:
     """Register a function as the attempt at exercise `number`; it comes back unchanged."""
     if callable(number):
-        raise CourseError(
-            '@cl.exercise needs the exercise\'s number: write @cl.exercise("41.1") above the function.'
-        )
+        raise CourseError('@cl.exercise needs the exercise\'s number: write @cl.exercise("41.1") above the function.')
     _check_named(number)
 
     def register(function: Callable) -> Callable:

@@ -191,9 +191,7 @@ def test_every_message_has_both_languages_with_the_same_gaps():
 
 
 def test_every_misconception_is_tested():
-    tests = "".join(
-        path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("test_exercises*.py")
-    )
+    tests = "".join(path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("test_exercises*.py"))
     untested = [
         key
         for key in messages.table()
@@ -253,8 +251,7 @@ def test_two_processes_lose_nothing(own_progress):
         "for i in range(20): ledger.update(lambda c: c['predictions'].update({f'{sys.argv[2]}{i}': {}}))"
     )
     workers = [
-        subprocess.Popen([sys.executable, "-c", code, str(own_progress), name], cwd=FOLDER.parents[1])
-        for name in "ab"
+        subprocess.Popen([sys.executable, "-c", code, str(own_progress), name], cwd=FOLDER.parents[1]) for name in "ab"
     ]
     assert [worker.wait() for worker in workers] == [0, 0]
     assert len(json.loads(own_progress.read_text())["predictions"]) == 40
@@ -291,9 +288,7 @@ def test_choices(capsys):
         predict("41.y", "which", choices=["probe", "adapter"], value="full")
 
 
-@pytest.mark.parametrize(
-    ("given", "said"), [({"low": 1.0}, "one end"), ({"low": 4.0, "high": 5.0}, "outside")]
-)
+@pytest.mark.parametrize(("given", "said"), [({"low": 1.0}, "one end"), ({"low": 4.0, "high": 5.0}, "outside")])
 def test_a_range_must_hold_its_value(given, said):
     with pytest.raises(CourseError, match=said):
         predict("00.x", "how many", value=3.0, **given)
@@ -337,15 +332,11 @@ STUB = '@cl.exercise("41.1")\ndef attach(linear, delta):\n    """Add."""\n    ..
 def course(tmp_path, monkeypatch):
     """A course folder with one chapter: story, exercise, check, solution as text and code."""
     cells = [
-        nbformat.v4.new_code_cell(
-            "1 + 1", execution_count=3, outputs=[nbformat.v4.new_output("stream", text="2")]
-        ),
+        nbformat.v4.new_code_cell("1 + 1", execution_count=3, outputs=[nbformat.v4.new_output("stream", text="2")]),
         nbformat.v4.new_code_cell(STUB, metadata={"tags": ["exercise"]}),
         nbformat.v4.new_code_cell('cl.check("41.1")', metadata={"tags": ["check"]}),
         nbformat.v4.new_markdown_cell("Because ...", metadata={"tags": ["solution"]}),
-        nbformat.v4.new_code_cell(
-            "# secret", metadata={"tags": ["solution"], "jupyter": {"source_hidden": True}}
-        ),
+        nbformat.v4.new_code_cell("# secret", metadata={"tags": ["solution"], "jupyter": {"source_hidden": True}}),
     ]
     notebook = nbformat.v4.new_notebook(cells=cells, metadata={"widgets": {"state": 1}})
     (tmp_path / "notebooks").mkdir()

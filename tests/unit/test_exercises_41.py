@@ -13,9 +13,7 @@ from course_lib.exercises.registry import judge
 
 def hooked(change):
     """An attempt that registers the hook `change(delta, x, h)`."""
-    return lambda linear, delta: linear.register_forward_hook(
-        lambda module, inputs, h: change(delta, inputs[0], h)
-    )
+    return lambda linear, delta: linear.register_forward_hook(lambda module, inputs, h: change(delta, inputs[0], h))
 
 
 def attach(linear, delta):

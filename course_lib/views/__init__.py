@@ -1,0 +1,23 @@
+"""Figures and widgets: one palette, titles that say the finding, a static picture beside everything that moves."""
+
+from .drawing import SITES, draw_block
+from .figures import budget, compare, losses, next_tokens
+from .style import ROLES, Picture, apply, figure_with_alt, finding, new_figure, role
+from .widgets import explore
+
+__all__ = [
+    "ROLES",
+    "SITES",
+    "Picture",
+    "apply",
+    "budget",
+    "compare",
+    "draw_block",
+    "explore",
+    "figure_with_alt",
+    "finding",
+    "losses",
+    "new_figure",
+    "next_tokens",
+    "role",
+]
