@@ -94,7 +94,7 @@ FIGURES = {
 }
 
 
-@pytest.fixture(params=FIGURES)
+@pytest.fixture(scope="module", params=FIGURES)
 def picture(request):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
