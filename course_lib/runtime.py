@@ -5,6 +5,7 @@ Nothing here imports torch until it is asked for something that needs it, so tha
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import math
@@ -12,8 +13,10 @@ import os
 import platform
 import random
 import re
+import shutil
 import sys
 import time
+import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,7 +93,7 @@ def write_text_atomically(path: Path, text: str) -> None:
         partial.unlink(missing_ok=True)
 
 
-# --- device, number format, threads, scale -----------------------------------------------------------------------------
+# --- device, number format, threads, scale ----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -125,7 +128,7 @@ def where() -> Runtime:
 
 
 def scale() -> str:
-    """"gpu" where CUDA is there, else "laptop"; COURSE_SCALE overrides."""
+    """The scale of the cells: "gpu" where CUDA is there, else "laptop"; COURSE_SCALE overrides."""
     chosen = os.environ.get("COURSE_SCALE", "").strip().lower()
     if chosen and chosen not in SCALES:
         raise CourseError(
@@ -168,10 +171,8 @@ def bfloat16_speedup() -> float:
     except (OSError, ValueError, KeyError, TypeError):
         known = {}
     speedup = _measure_bfloat16_speedup()
-    try:
+    with contextlib.suppress(OSError):  # a full disk costs a second measurement, nothing else
         write_text_atomically(path, json.dumps({**known, key: round(speedup, 2)}, indent=1))
-    except OSError:
-        pass  # a full disk costs a second measurement, nothing else
     return speedup
 
 
@@ -222,11 +223,11 @@ def seed(n: int) -> None:
     import torch
 
     random.seed(n)
-    numpy.random.seed(n % 2**32)
+    numpy.random.seed(n % 2**32)  # noqa: NPY002 - the generator that other libraries draw from
     torch.manual_seed(n)
 
 
-# --- estimates before long work ------------------------------------------------------------------------------------------
+# --- estimates before long work ---------------------------------------------------------------------------------------
 
 
 def free_memory(device: str = "cpu") -> int:
@@ -260,10 +261,10 @@ def require_memory(needed: float, purpose: str, device: str = "cpu", remedy: str
 def estimate_memory(model: torch.nn.Module, batch_size: int, length: int, dtype: torch.dtype | None = None) -> int:
     """Bytes that one training step needs, the weights included: an estimate from above, good to a factor of about two.
 
-    Counted: all weights; for the trainable ones a gradient and two Adam moments in float32; for each block and token 17
-    numbers of width `hidden_size` (Korthikanti et al. 2022, arXiv:2205.05198, section 4.1, without the attention matrix,
-    which fused attention does not store); for a language model three copies of its logits. Not counted: what Python and
-    the libraries themselves take (about 0.5 GB).
+    Counted: all weights; for the trainable ones a gradient and two Adam moments in float32; for each block and token
+    17 numbers of width `hidden_size` (Korthikanti et al. 2022, arXiv:2205.05198, section 4.1, without the attention
+    matrix, which fused attention does not store); for a language model three copies of its logits. Not counted: what
+    Python and the libraries themselves take (about 0.5 GB).
     """
     import torch
 
@@ -289,3 +290,152 @@ def estimate_seconds(step: Callable[[], object], steps: int) -> float:
         step()
         durations.append(time.perf_counter() - start)
     return min(durations) * steps
+
+
+# --- doctor ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One row of the doctor's table."""
+
+    item: str
+    found: str
+    wanted: str = ""
+    ok: bool = True
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the doctor found; printed as a table, remedies below it."""
+
+    findings: tuple[Finding, ...]
+
+    @property
+    def ok(self) -> bool:
+        return all(finding.ok for finding in self.findings)
+
+    def __str__(self) -> str:
+        rows = [("", "item", "found", "wanted")]
+        rows += [("ok" if f.ok else "NO", f.item, f.found, f.wanted) for f in self.findings]
+        widths = [max(len(row[column]) for row in rows) for column in range(4)]
+        lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths)).rstrip() for row in rows]
+        lines.insert(1, "-" * max(map(len, lines)))
+        remedies = [f"{f.item}: {f.remedy}" for f in self.findings if not f.ok]
+        verdict = ["", "To do:", *remedies] if remedies else ["", "Everything the course needs is here."]
+        return "\n".join(lines + verdict)
+
+    __repr__ = __str__
+
+
+def doctor() -> Report:
+    """Examine Python, packages, device, memory, disk and sources, and say what to do about what is missing."""
+    return Report((_python(), *_packages(), *_device(), *_space(), _sources(), *_minutes()))
+
+
+SET_UP = "run `make lab` (or `python bootstrap.py setup`) in the course's folder"
+
+
+def _python() -> Finding:
+    remedy = f"install Python 3.11 or newer, delete .venv and {SET_UP}."
+    return Finding("Python", platform.python_version(), "3.11 or newer", sys.version_info >= (3, 11), remedy)
+
+
+def _packages() -> list[Finding]:
+    """Every dependency of pyproject.toml in its range, and how many are at the tested version."""
+    from importlib import metadata
+
+    from packaging.requirements import Requirement
+
+    try:
+        project = tomllib.loads((root() / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        requirements = [Requirement(line) for line in project["dependencies"]]
+    except OSError:  # installed without the repository
+        requirements = [Requirement(line) for line in metadata.requires("additive-course") or []]
+        requirements = [r for r in requirements if r.marker is None or r.marker.evaluate({"extra": ""})]
+    installed = {}
+    for distribution in metadata.distributions():
+        installed.setdefault(_canonical(distribution.name), distribution.version)
+    findings = []
+    for requirement in requirements:
+        version = installed.get(_canonical(requirement.name))
+        if version is None or not requirement.specifier.contains(version, prereleases=True):
+            wanted, remedy = str(requirement.specifier) or "any version", f"{SET_UP}, which installs it."
+            findings.append(Finding(requirement.name, version or "missing", wanted, False, remedy))
+    pins = [(name, version) for name, version in _pins("constraints.txt") if _canonical(name) in installed]
+    other = [name for name, version in pins if installed[_canonical(name)].split("+")[0] != version]
+    tested = f"{len(pins) - len(other)} of {len(pins)} at the tested version" if pins else ""
+    if other:
+        tested += f" (not {', '.join(other[:4])}{' ...' if len(other) > 4 else ''})"
+    good = len(requirements) - len(findings)
+    return [Finding("packages", f"{good} of {len(requirements)} in range", tested), *findings]
+
+
+def _canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _pins(file: str, core_only: bool = False) -> list[tuple[str, str]]:
+    """(name, version) of each `name==version` line; of sources.txt perhaps only those before the on-demand ones."""
+    import sysconfig
+
+    for folder in (root(), Path(sysconfig.get_path("data"), "share", "additive-course")):
+        if (folder / file).is_file():
+            text = (folder / file).read_text(encoding="utf-8")
+            text = text.split("# === on demand")[0] if core_only else text
+            return re.findall(r"^([\w.-]+)==([\w.]+)", text, re.MULTILINE)
+    return []
+
+
+def _device() -> list[Finding]:
+    try:
+        import torch
+    except ImportError:
+        return []  # the packages' row says so already
+    here = where()
+    name = torch.cuda.get_device_name() if here.device == "cuda" else cpu_name()
+    kind = str(here.dtype).removeprefix("torch.")
+    probe = f" (bfloat16 is {bfloat16_speedup():.1f} x as fast here)" if here.device == "cpu" else ""
+    return [
+        Finding("device", f"{here.device}, {name}"),
+        Finding("number format", kind + probe),
+        Finding("threads", f"{here.threads} of {cpus()} CPUs"),
+        Finding("scale", here.scale),
+    ]
+
+
+def _space() -> list[Finding]:
+    memory, disk = free_memory(), shutil.disk_usage(cache_dir()).free
+    return [
+        Finding(
+            "free memory", f"{memory / GIB:.1f} GB", "3 GB", memory >= 3 * GIB,
+            "close other notebooks and programs; no notebook needs more than 4 GB in all.",
+        ),
+        Finding(
+            "free disk", f"{disk / GIB:.1f} GB", "1 GB", disk >= GIB,
+            f"make room where the cache is ({cache_dir()}), or set COURSE_CACHE to another folder.",
+        ),
+    ]  # fmt: skip
+
+
+def _sources() -> Finding:
+    pins = _pins("sources.txt", core_only=True)
+    missing = [name for name, version in pins if not (cache_dir() / "sources" / f"{name}-{version}").is_dir()]
+    found = f"{len(pins) - len(missing)} of {len(pins)} core sources"
+    if missing:
+        found += f" (not {', '.join(missing[:3])}{' ...' if len(missing) > 3 else ''})"
+    return Finding("sources", found, "all", bool(pins) and not missing, "run `python -m course_lib fetch`.")
+
+
+def _minutes() -> list[Finding]:
+    """What the chapters took when they were last executed, and the slowest."""
+    try:
+        text = (root() / "data" / "results" / "chapter_minutes.json").read_text(encoding="utf-8")
+        rows = json.loads(text)["rows"]
+        slowest = max(rows, key=lambda row: row["minutes"])
+    except (OSError, ValueError, KeyError):
+        return []
+    total = sum(row["minutes"] for row in rows)
+    found = f"{len(rows)} chapters run in {total:.1f} min (longest: {slowest['chapter']}, {slowest['minutes']:.1f} min)"
+    return [Finding("time, laptop scale", found)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Sequence
 from typing import Any
@@ -70,4 +71,4 @@ def parts_of(rows: Sequence[int], parts: int) -> list[Sequence[int]]:
     """Cut `rows` into at most `parts` pieces of (nearly) equal size, none of them empty."""
     parts = min(parts, len(rows))
     bounds = [len(rows) * i // parts for i in range(parts + 1)]
-    return [rows[start:end] for start, end in zip(bounds, bounds[1:])]
+    return [rows[start:end] for start, end in itertools.pairwise(bounds)]

@@ -53,7 +53,7 @@ def copy_of(tensors: Tensors) -> Tensors:
 def random_state() -> tuple[Tensors, dict[str, Any]]:
     """The state of every random number generator a model may use: tensors, and a few plain numbers."""
     version, python, gauss = random.getstate()
-    _, words, position, has_gauss, cached = np.random.get_state()
+    _, words, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002 - libraries draw from it
     tensors = {
         "random/torch": torch.get_rng_state(),
         "random/python": torch.tensor(python, dtype=torch.int64),
@@ -69,7 +69,7 @@ def set_random_state(tensors: Tensors, numbers: dict[str, Any]) -> None:
     version, gauss = numbers["python"]
     random.setstate((version, tuple(tensors["random/python"].tolist()), gauss))
     words = tensors["random/numpy"].numpy().astype(np.uint32)
-    np.random.set_state(("MT19937", words, *numbers["numpy"]))
+    np.random.set_state(("MT19937", words, *numbers["numpy"]))  # noqa: NPY002
     if "random/cuda" in tensors and torch.cuda.is_available():
         torch.cuda.set_rng_state(tensors["random/cuda"])
 

@@ -45,7 +45,9 @@ def read_config(path: str | Path) -> dict[str, Any]:
     require_known(config, (*tables, "fit", "save"), f"{path}")
     for table in tables:
         if not isinstance(config.get(table), dict) or "name" not in config[table]:
-            raise CourseError(f"{path} needs a table [{table}] with a name. A configuration looks like this:\n{EXAMPLE}")
+            raise CourseError(
+                f"{path} needs a table [{table}] with a name. A configuration looks like this:\n{EXAMPLE}"
+            )
     options = [name for name, p in inspect.signature(fit).parameters.items() if p.kind is p.KEYWORD_ONLY]
     require_known(config.setdefault("fit", {}), set(options) - {"task", "tokenizer"}, f"[fit] in {path}")
     return config
@@ -60,7 +62,7 @@ def require_known(given: dict[str, Any], known: Any, place: str) -> None:
 
 
 def build(room: Any, table: dict[str, Any], place: str) -> Any:
-    """The object that a table describes: the class `name` of a room of the library, with the other entries as fields."""
+    """The object that a table describes: the class `name` of a room of the library, the other entries as fields."""
     options = {key: value for key, value in table.items() if key != "name"}
     classes = {name: item for name, item in vars(room).items() if isinstance(item, type)}
     require_known({table["name"]: None}, classes, f"[{place}]")

@@ -31,6 +31,19 @@ def require_length(model: torch.nn.Module, longest: int) -> None:
         )
 
 
+def require_labels(task: Any, features: list[dict]) -> None:
+    """Stop with a sentence if a row's label is not one of the task's classes; on a GPU it would end the process."""
+    classes, first = getattr(task, "labels", None), features[0].get("labels")
+    if not isinstance(classes, int) or not isinstance(first, int):
+        return
+    for number, feature in enumerate(features):
+        if not 0 <= feature["labels"] < classes:
+            raise CourseError(
+                f"Row {number} has the label {feature['labels']}, out of range: the task has {classes} classes, "
+                f"numbered 0 to {classes - 1}. Check the label column, or give the task more labels."
+            )
+
+
 @contextlib.contextmanager
 def explained_index_errors():
     """Torch reports labels, tokens and positions out of range as bare index errors: say what they mean."""

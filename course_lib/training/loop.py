@@ -23,7 +23,13 @@ from course_lib.runtime import CourseError
 from course_lib.tasks import inputs_of
 from course_lib.training import checkpoints
 from course_lib.training.batches import bucketed_batches, encode, length_of, parts_of
-from course_lib.training.guards import PoliteInterrupt, as_dtype, explained_index_errors, require_length
+from course_lib.training.guards import (
+    PoliteInterrupt,
+    as_dtype,
+    explained_index_errors,
+    require_labels,
+    require_length,
+)
 from course_lib.training.history import History, Progress, peak_memory_mb
 
 
@@ -92,7 +98,8 @@ def fit(
     features = encode(splits["train"], task, tokenizer)
     held_out = encode(splits["validation"], task, tokenizer, "validation") if "validation" in splits else []
     lengths = [length_of(feature) for feature in features]
-    require_length(model, max(max(lengths), *map(length_of, held_out)) if held_out else max(lengths))
+    require_length(model, max([*lengths, *map(length_of, held_out)]))
+    require_labels(task, [*features, *held_out])
 
     # How many steps.
     steps_per_epoch = math.ceil(len(features) / batch_size)
@@ -105,7 +112,8 @@ def fit(
     settings = {
         "steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "weight_decay": weight_decay,
         "clip": clip, "warmup": warmup, "schedule": schedule, "patience": patience, "evaluate_every": evaluate_every,
-        "dtype": str(run.dtype), "bucket": bucket, "seed": seed, "rows": len(features), "validation rows": len(held_out),
+        "dtype": str(run.dtype), "bucket": bucket, "seed": seed,
+        "rows": len(features), "validation rows": len(held_out),
         "lengths of the rows": zlib.crc32(str(lengths).encode()),
         "trained parameters": zlib.crc32(str([(name, *p.shape) for p, name in names.items()]).encode()),
     }  # fmt: skip
@@ -179,7 +187,7 @@ class Run:
         self, model, task, tokenizer, names, batch_size, learning_rate, weight_decay, accumulate, clip, dtype, seed
     ):
         # Mixed precision is the `autocast` below: accelerate's own would replace the model's forward for good.
-        unused = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
+        unused = DistributedDataParallelKwargs(find_unused_parameters=True)
         self.accelerator = Accelerator(mixed_precision="no", kwargs_handlers=[unused])
         if self.accelerator.distributed_type not in ("NO", "MULTI_CPU", "MULTI_GPU"):
             raise CourseError(
@@ -234,10 +242,10 @@ class Run:
             what = "loss" if not math.isfinite(loss) else "gradient"
             self.optimizer.zero_grad(set_to_none=True)
             raise CourseError(
-                f"The {what} of step {number} is not a finite number ({loss if what == 'loss' else norm}). The step was "
-                f"not taken; the model holds the best weights evaluated, else those before it. Try a lower learning_rate "
-                f"(it was {learning_rate:g}), a longer warmup, a smaller clip, or dtype='float32' (it was "
-                f"{str(self.dtype).removeprefix('torch.')}), and look for empty or damaged rows in the data."
+                f"The {what} of step {number} is not a finite number ({loss if what == 'loss' else norm}). The step "
+                "was not taken: the model holds the best weights evaluated, or if there are none those before it. Try "
+                f"a lower learning rate (it was {learning_rate:g} at this step), a longer warmup, a smaller clip, or "
+                f"dtype='float32' (it was {str(self.dtype).removeprefix('torch.')}); look for empty or damaged rows."
             )
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate

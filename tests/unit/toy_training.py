@@ -30,7 +30,7 @@ class Tagging:
 
     def loss(self, output, batch):
         loss = torch.nn.functional.cross_entropy(
-            output.logits.float().flatten(0, 1), batch["labels"].flatten(), reduction="sum"
+            output["logits"].float().flatten(0, 1), batch["labels"].flatten(), reduction="sum"
         )
         return loss, (batch["labels"] != -100).sum()
 
@@ -49,14 +49,12 @@ class Tagger(torch.nn.Module):
     def forward(self, input_ids, attention_mask=None, labels=None):
         hidden_states = self.embedding(input_ids)
         hidden_states = self.norm(hidden_states + self.dropout(torch.relu(self.hidden(hidden_states))))
-        return SimpleNamespace(logits=self.head(hidden_states))
+        return {"logits": self.head(hidden_states)}
 
 
 def texts(rows=40, seed=0, longest=12):
     generator = random.Random(seed)
-    return [
-        {"text": "".join(generator.choices("abcdefghij", k=generator.randint(2, longest)))} for _ in range(rows)
-    ]
+    return [{"text": "".join(generator.choices("abcdefghij", k=generator.randint(2, longest)))} for _ in range(rows)]
 
 
 def splits(rows=40):
@@ -96,7 +94,7 @@ def main(options):
     model = tiny_bert() if options.pop("bert", False) else Tagger(options.pop("dropout", 0.1))
     task = Dying(die_at) if die_at else Tagging()
     history = fit(model, splits(options.pop("rows", 40)), task=task, progress=False, **options)
-    weights = [float(p.double().sum()) for p in model.parameters()]
+    weights = [float(p.detach().double().sum()) for p in model.parameters()]
     if os.environ.get("RANK", "0") == "0":
         with open(out, "w") as file:
             json.dump({"history": history.to_dict(), "weights": weights, "world": os.environ.get("WORLD_SIZE")}, file)
