@@ -19,6 +19,7 @@ import os
 import re
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -377,10 +378,12 @@ def open_lab(options):
     if not is_free(port):
         raise SetupError(f"Port {port} is in use. Choose another (make lab PORT={port + 1}) or leave it out.")
     token = secrets.token_hex(16)
-    command = [PYTHON, "-m", "jupyterlab", "--no-browser", "--ServerApp.answer_yes=True", "--log-level=WARN"]
+    command = [PYTHON, "-m", "jupyterlab", "--no-browser", "--ServerApp.answer_yes=True"]
     command += [f"--ServerApp.root_dir={ROOT}", f"--ServerApp.port={port}", "--ServerApp.port_retries=0"]
+    command += ["--LabApp.log_level=ERROR", "--ServerApp.log_level=ERROR"]
     if os.geteuid() == 0:
         command.append("--allow-root")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that the server below is stopped as well
     address = f"http://localhost:{port}/lab/tree/{options.notebook}?token={token}"
     server = subprocess.Popen([str(part) for part in command], cwd=ROOT, env=environment(JUPYTER_TOKEN=token))
     try:
