@@ -270,13 +270,14 @@ def estimate_memory(model: torch.nn.Module, batch_size: int, length: int, dtype:
 
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad) * 3 * 4
-    config = getattr(model, "config", None)
+    inner = getattr(model, "model", model)  # an addition wraps the model
+    config = getattr(model, "config", None) or getattr(inner, "config", None)
     width = getattr(config, "hidden_size", None) or getattr(config, "d_model", None) or 0
     layers = getattr(config, "num_hidden_layers", None) or getattr(config, "num_layers", None) or 0
     tokens = batch_size * length
     item = 2 if dtype in (torch.bfloat16, torch.float16) else 4
     blocks = layers * tokens * width * 17 * item
-    speaks = hasattr(model, "get_output_embeddings") and model.get_output_embeddings() is not None
+    speaks = hasattr(inner, "get_output_embeddings") and inner.get_output_embeddings() is not None
     logits = 3 * tokens * getattr(config, "vocab_size", 0) * 4 if speaks else 0
     return weights + trained + blocks + logits
 

@@ -9,7 +9,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from course_lib.runtime import CourseError
+from course_lib.runtime import CourseError, seed
 from course_lib.training.history import History
 from course_lib.training.loop import fit
 
@@ -42,7 +42,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise CourseError(f"{path} is not valid TOML: {error}.") from None
     tables = ("base", "data", "method", "task")
-    require_known(config, (*tables, "fit", "save"), f"{path}")
+    require_known(config, (*tables, "fit", "limit", "save"), f"{path}")
     for table in tables:
         if not isinstance(config.get(table), dict) or "name" not in config[table]:
             raise CourseError(
@@ -75,18 +75,31 @@ def build(room: Any, table: dict[str, Any], place: str) -> Any:
         raise CourseError(f"[{place}] does not fit {table['name']}: {error}.") from None
 
 
+def call(load: Any, table: dict[str, Any], place: str) -> Any:
+    """`load(name, ...)` with the table's other entries as options."""
+    options = {key: value for key, value in table.items() if key != "name"}
+    known = inspect.signature(load).parameters.values()
+    if not any(p.kind is p.VAR_KEYWORD for p in known):
+        require_known(options, [p.name for p in known if p.kind is not p.POSITIONAL_ONLY][1:], f"[{place}]")
+    return load(table["name"], **options)
+
+
 def train(path: str | Path) -> History:
     """Run the configuration at `path`: load, attach, fit, save; returns the history.
 
     The file holds the tables [base], [data], [method], [task] (each a name, and options) and [fit] (arguments of
-    `fit`), and `save`, the folder for what was trained.
+    `fit`), perhaps [limit] (the most rows of a split), and `save`, the folder for what was trained.
     """
     config = read_config(path)
     from course_lib import additive, bases, corpora, tasks
 
     method, task = build(additive, config["method"], "method"), build(tasks, config["task"], "task")
-    data = corpora.load_data(**config["data"])
-    tuned = additive.attach(bases.load_base(**config["base"]), method, task=task)
+    data = call(corpora.load_data, config["data"], "data")
+    for split, rows in config.get("limit", {}).items():
+        data[split] = data[split].select(range(min(rows, len(data[split]))))
+    base = call(bases.load_base, config["base"], "base")
+    seed(config["fit"].get("seed", 0))  # what attach draws, too
+    tuned = additive.attach(base, method, task=task)
     history = fit(tuned, data, **config["fit"])
     if "save" in config:
         from accelerate import PartialState

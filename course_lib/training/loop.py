@@ -128,6 +128,7 @@ def fit(
     already, start = history.seconds, time.perf_counter()
     bar = Progress(steps, history.steps, enabled=progress and run.accelerator.is_main_process)
     run.say = lambda sentence: (history.notes.append(sentence), bar.say(sentence))
+    run.warn_if_large(max(lengths))
 
     def save(step: int) -> None:
         history.seconds = already + time.perf_counter() - start
@@ -215,6 +216,19 @@ class Run:
             self.device.type, enabled=self.dtype is torch.float16, init_scale=2.0**8
         )
         self.say = print
+
+    def warn_if_large(self, longest: int) -> None:
+        """Say so beforehand if a step is likely to need more memory than there is."""
+        rows = math.ceil(self.batch_size / self.accumulate / self.world)
+        needed, free = (
+            runtime.estimate_memory(self.model, rows, longest, self.dtype),
+            runtime.free_memory(self.device.type),
+        )
+        if needed > free:
+            self.say(
+                f"A step needs about {needed / 2**30:.1f} GB, and {free / 2**30:.1f} GB are free on {self.device}: "
+                "if memory runs out, choose a larger accumulate, shorter rows or a smaller model."
+            )
 
     def autocast(self):
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not torch.float32)
