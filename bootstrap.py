@@ -211,11 +211,15 @@ def core_sources_mb():
 
 
 def prepare_jupyter():
-    """Tie the kernel "python3" to this .venv, and keep JupyterLab from asking about news at first."""
+    """Tie the kernel "python3" to this .venv; keep JupyterLab from asking about news at its first start."""
     command = [str(PYTHON), "-m", "ipykernel", "install", "--sys-prefix", "--name", "python3"]
     made = subprocess.run(command, capture_output=True, text=True, env=environment())
     if made.returncode != 0:
         raise SetupError(f"The Jupyter kernel could not be installed: {last_lines(made.stderr)}")
+    kernel = VENV / "share" / "jupyter" / "kernels" / "python3" / "kernel.json"
+    spec = json.loads(kernel.read_text())
+    spec["argv"].append("--log-level=ERROR")  # a warning about encryption on localhost would only worry learners
+    kernel.write_text(json.dumps(spec, indent=1))
     overrides = VENV / "share" / "jupyter" / "lab" / "settings" / "overrides.json"
     overrides.parent.mkdir(parents=True, exist_ok=True)
     quiet = {"fetchNews": "false", "checkForUpdates": False}

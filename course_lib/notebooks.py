@@ -221,8 +221,11 @@ def _peak_memory(client) -> int:
 
     code = "import resource as _r, sys as _s\n"
     code += "print(_r.getrusage(_r.RUSAGE_SELF).ru_maxrss // (1000 if _s.platform == 'linux' else 1_000_000))"
-    cell = new_code_cell(code)
-    client.execute_cell(cell, len(client.nb.cells), store_history=False)
+    client.nb.cells.append(new_code_cell(code))
+    try:
+        cell = client.execute_cell(client.nb.cells[-1], len(client.nb.cells) - 1, store_history=False)
+    finally:
+        client.nb.cells.pop()
     return int(cell.outputs[0].text)
 
 
