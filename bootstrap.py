@@ -476,7 +476,7 @@ def install_on_colab():
     constraints.write_text("".join(f"{line}\n" for line in colab_constraints()))
     say(f"Installing the course; {', '.join(colab_constraints()[:3])} stay as they are")
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    installed = subprocess.run([*command, "--constraint", str(constraints), str(ROOT)], cwd=ROOT)
+    installed = subprocess.run([*command, "--constraint", str(constraints), "--editable", str(ROOT)], cwd=ROOT)
     if installed.returncode != 0:
         raise SetupError("pip could not install the course: see its lines above. Then run the cell again.")
     return subprocess.run([sys.executable, "-m", "course_lib", "fetch"], cwd=ROOT).returncode
