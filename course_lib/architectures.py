@@ -11,16 +11,16 @@ library places additions by role ("attention", "ffn", "query", ...); this table 
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from .runtime import CourseError
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
     from transformers import PreTrainedTokenizerBase
 
-ROLES = ("query", "key", "value", "output", "ffn_in", "ffn_out")
+ROLES = ("query", "key", "value", "output", "ffn_in", "ffn_out", "query_key_value")
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,8 @@ class Family:
     post_norm: bool
     causal: bool
     final_norm: str = ""
+    attention_module: str = "self_attn"  # the module that calls transformers' attention function
+    thirds: dict[str, int] = field(default_factory=dict)  # roles that share one matrix, and their place in its output
     position_table: bool = False  # learned positions: a longer input has no vector
 
 
@@ -56,7 +58,7 @@ _BERT = Family(
         "query": "attention.self.query", "key": "attention.self.key", "value": "attention.self.value",
         "output": "attention.output.dense", "ffn_in": "intermediate.dense", "ffn_out": "output.dense",
     },
-    post_norm=True, causal=False, position_table=True,
+    post_norm=True, causal=False, position_table=True, attention_module="attention.self",
 )
 _LLAMA = Family(
     embedding="embed_tokens",
@@ -69,17 +71,48 @@ _LLAMA = Family(
     },
     post_norm=False, causal=True, final_norm="norm",
 )
-_GPT2 = Family(
+_GPT2 = Family(  # one matrix computes query, key and value: their roles are thirds of its output
     embedding="wte",
     blocks="h",
     attention=Sublayer("attn", "ln_1"),
     ffn=Sublayer("mlp", "ln_2"),
     roles={
-        "query_key_value": "attn.c_attn", "output": "attn.c_proj", "ffn_in": "mlp.c_fc", "ffn_out": "mlp.c_proj",
+        "query": "attn.c_attn", "key": "attn.c_attn", "value": "attn.c_attn", "query_key_value": "attn.c_attn",
+        "output": "attn.c_proj", "ffn_in": "mlp.c_fc", "ffn_out": "mlp.c_proj",
     },
-    post_norm=False, causal=True, final_norm="ln_f", position_table=True,
+    thirds={"query": 0, "key": 1, "value": 2},
+    post_norm=False, causal=True, final_norm="ln_f", position_table=True, attention_module="attn",
 )
 FAMILIES = {"bert": _BERT, "roberta": _BERT, "llama": _LLAMA, "qwen2": _LLAMA, "gpt2": _GPT2}
+
+
+@dataclass(frozen=True)
+class Projection:
+    """A linear map of a block by its role: a module, or a third of the output of a fused one."""
+
+    path: str  # from the body
+    module: nn.Module
+    columns: slice  # of the module's output that this role owns
+
+    @property
+    def matrix(self) -> Tensor:
+        """W (out, in), a view that may be written: transformers' Conv1D stores its transpose."""
+        weight = self.module.weight
+        return (weight.T if self.transposed else weight)[self.columns]
+
+    @property
+    def bias(self) -> Tensor | None:
+        return None if self.module.bias is None else self.module.bias[self.columns]
+
+    @property
+    def transposed(self) -> bool:
+        return type(self.module).__name__ == "Conv1D"
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(out, in)"""
+        out, into = self.matrix.shape
+        return out, into
 
 
 class Layout:
@@ -99,7 +132,8 @@ class Layout:
         self.width: int = config.hidden_size
         self.num_layers: int = len(self.blocks)
         self.num_heads: int = config.num_attention_heads
-        self.ffn_width: int = self.linear(0, "ffn_out").weight.numel() // self.width
+        self.ffn_width: int = self.projection(0, "ffn_out").size[1]
+        self.key_width: int = self.projection(0, "key").size[0]  # k = n_kv_heads x head_dim
         self.vocabulary: int = config.vocab_size
 
     @property
@@ -154,15 +188,21 @@ class Layout:
     def block_path(self, block: int) -> str:
         return f"{self.family.blocks}.{block}"
 
-    def linear(self, block: int, role: str) -> nn.Module:
-        """The projection that plays `role` ("query", ..., "ffn_out") in block `block`."""
-        return self.body.get_submodule(self.linear_path(block, role))
-
-    def linear_path(self, block: int, role: str) -> str:
+    def projection(self, block: int, role: str) -> Projection:
+        """The linear map that plays `role` ("query", ..., "ffn_out") in block `block`."""
         if role not in self.family.roles:
-            fused = " This family fuses them in one matrix." if role in ROLES else ""
-            raise CourseError(f"A {self.kind} block has no '{role}'.{fused} Its roles: {', '.join(self.family.roles)}.")
-        return f"{self.family.blocks}.{block}.{self.family.roles[role]}"
+            raise CourseError(f"A {self.kind} block has no '{role}'. Its roles: {', '.join(self.family.roles)}.")
+        path = f"{self.family.blocks}.{block}.{self.family.roles[role]}"
+        module = self.body.get_submodule(path)
+        columns = slice(None)
+        if role in self.family.thirds:
+            third = self.width
+            columns = slice(third * self.family.thirds[role], third * (self.family.thirds[role] + 1))
+        return Projection(path, module, columns)
+
+    def attention_module(self, block: int) -> nn.Module:
+        """The module that hands queries, keys and values to transformers' attention function."""
+        return self.body.get_submodule(f"{self.family.blocks}.{block}.{self.family.attention_module}")
 
 
 def frozen_copy(model: nn.Module) -> nn.Module:

@@ -4,15 +4,24 @@
 """
 
 from .base import METHODS, Addition, Budget, Method, Sum, Tuned, attach, cache_below, load
+from .bitfit import BitFit
 from .bottleneck_adapter import BottleneckAdapter
+from .compacter import Compacter
 from .full_fine_tuning import FullFineTuning
+from .ia3 import IA3
+from .layer_norm_tuning import LayerNormTuning
 from .linear_probe import LinearProbe
+from .llama_adapter import LlamaAdapter
+from .lora import LoRA
+from .p_tuning import PTuning
 from .parallel_adapter import ParallelAdapter
+from .prefix_tuning import PrefixTuning
 from .prompt_tuning import PromptTuning
 from .vocabulary_bias import VocabularyBias
 
 __all__ = [
-    "METHODS", "Addition", "BottleneckAdapter", "Budget", "FullFineTuning", "LinearProbe", "Method", "ParallelAdapter",
+    "IA3", "METHODS", "Addition", "BitFit", "BottleneckAdapter", "Budget", "Compacter", "FullFineTuning",
+    "LayerNormTuning", "LinearProbe", "LlamaAdapter", "LoRA", "Method", "PTuning", "ParallelAdapter", "PrefixTuning",
     "PromptTuning", "Sum", "Tuned", "VocabularyBias", "attach", "cache_below", "load", "methods",
 ]
 

@@ -21,7 +21,7 @@ from ..architectures import Layout, frozen_copy, own_copy
 from ..bases import Base
 from ..runtime import CourseError
 from ..tasks import inputs_of
-from . import files, prompts
+from . import attention, files, prompts
 from .sites import Route, Site, Slot, insert
 
 METHODS: dict[str, type[Method]] = {}
@@ -35,7 +35,7 @@ class Method:
     formula: ClassVar[str]
     count: ClassVar[str]  # of trained parameters, in the symbols of the paper
     peft_type: ClassVar[str | None] = None
-    why_no_merge: ClassVar[str] = "its addition is no linear map of the input, so no weight can absorb it"
+    why_no_merge: ClassVar[str | None] = "its addition is no linear map of the input, so no weight can absorb it"
 
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
@@ -43,6 +43,22 @@ class Method:
 
     def place(self, layout: Layout) -> Iterator[tuple[Site, nn.Module]]:
         """Yield the modules of this addition, freshly initialised, each with the site where it acts."""
+        raise NotImplementedError
+
+    # A method that peft computes too says how its files look there; state maps our names to tensors.
+    peft_head: ClassVar[str] = "base_model.model."  # what stands before the head's name in peft's files
+
+    def to_peft(self, layout: Layout, state: dict[str, Tensor]) -> tuple[dict, dict[str, Tensor]] | None:
+        """(fields of peft's configuration, tensors under peft's keys), or None where peft computes something else."""
+        return None
+
+    @classmethod
+    def from_peft(cls, config: dict, state: dict[str, Tensor], layout: Layout) -> Method:
+        """The method that a peft configuration describes. Raises CourseError for variants that the course has not."""
+        raise NotImplementedError
+
+    def state_from_peft(self, layout: Layout, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """peft's tensors under our names."""
         raise NotImplementedError
 
     def __str__(self) -> str:
@@ -124,6 +140,21 @@ class Addition(nn.Module):
         return state
 
 
+    def fill(self, state: dict[str, Tensor]) -> None:
+        """Take over the tensors of a file; names and shapes have been checked."""
+        trainable = any(parameter.requires_grad for parameter in self.parameters())
+        for site, module in self.at(*{site.kind for site in self.sites}):
+            prefix = f"{site.key}."
+            own = {name: state[prefix + name] for name in stored_tensors(module) if prefix + name in state}
+            if hasattr(module, "fill"):
+                module.fill(own)
+            else:
+                module.load_state_dict(own, strict=False)  # a tensor shared with another site is filled there
+        if self.head is not None:
+            self.head.load_state_dict({name: state[f"head.{name}"] for name in self.head.state_dict()})
+        self.requires_grad_(trainable)  # a loaded prefix is a new parameter
+
+
 def stored_tensors(module: nn.Module) -> dict[str, Tensor]:
     """What is kept of a module; one that has parts needed only in training says so by a `stored` method."""
     return module.stored() if hasattr(module, "stored") else module.state_dict()
@@ -174,6 +205,8 @@ class Tuned(nn.Module):
     def _plug(self, site: Site, name: str, module: nn.Module) -> None:
         if site.kind == "whole":
             return
+        if site.kind == "attend":
+            attention.switch_on(self.layout)
         if site.kind == "prompt":
             path = _path_of(self.model, self.layout.embedding)
             prompts.owner_embedding(self.model, path, self.route).prompts[name] = module
@@ -260,6 +293,7 @@ class Tuned(nn.Module):
         model = self._model_in_use()
         embedding = self.layout.embedding
         prepared = prompts.Prepared(batch)
+        self._think_ahead(batch)
         if isinstance(embedding, prompts.PromptedEmbedding) and any(n in embedding.prompts for n in self.route.names()):
             used = next(embedding.prompts[n] for n in self.route.names() if n in embedding.prompts)
             prepared = prompts.prepend(batch, embedding, used.start(self.layout), self.layout.longest)
@@ -275,10 +309,24 @@ class Tuned(nn.Module):
             prepared.inputs = dict(prepared.inputs, use_cache=False)  # a block run twice would fill its cache twice
         return model, prepared
 
+    def _think_ahead(self, batch: dict) -> None:
+        """Let additions compute what they need once a call, before the first block."""
+        for name in self.route.names():
+            for module in self.additions[name].parts.values():
+                if hasattr(module, "before_call"):
+                    self.route.memo[module] = module.before_call(batch, self.layout)
+
     def _check_length(self, batch: dict) -> None:
         ids, longest = batch.get("input_ids"), self.layout.longest
-        if ids is not None and longest is not None and ids.shape[-1] > longest:
-            raise CourseError(f"The text has {ids.shape[-1]} tokens, but this model has {longest} positions: cut it.")
+        if ids is None or longest is None:
+            return
+        modules = [m for name in self.route.names() for m in self.additions[name].parts.values()]
+        shift = max((getattr(module, "shift", 0) for module in modules), default=0)
+        if ids.shape[-1] + shift > longest:
+            prefix = f" and the prefix {shift}" if shift else ""
+            raise CourseError(
+                f"The text has {ids.shape[-1]} tokens{prefix}, but this model has {longest} positions: cut the text."
+            )
 
     def _model_in_use(self) -> nn.Module:
         whole = [m for name in self.route.names() for _, m in self.additions[name].at("whole")]
@@ -343,7 +391,7 @@ class Tuned(nn.Module):
         route = self.route
 
         def contexts():  # called in the forward pass: the recomputation must use the same rows
-            return _nothing(), route.use(route.rows, route.states)
+            return _nothing(), route.use(route.rows, route.states, route.memo)
 
         options = {"use_reentrant": False, "context_fn": contexts}
         self.recomputing = True
@@ -359,7 +407,7 @@ class Tuned(nn.Module):
         state = addition.state()
         return Budget(
             trained=sum(p.numel() for p in addition.parameters()),
-            stored=sum(t.numel() for t in state.values()),
+            stored=sum(tensor.numel() for tensor in files.untied(state).values()),
             base=sum(p.numel() for p in self.base.parameters()),
             head=0 if self.layout.head is None else sum(p.numel() for p in self.layout.head.parameters()),
             bytes=files.size_of(self, addition),
@@ -369,10 +417,19 @@ class Tuned(nn.Module):
         """Write adapter_model.safetensors and adapter_config.json of one addition; returns the folder."""
         return files.save(self, self.additions[self._known(name or self.route.default)], Path(folder))
 
+    @torch.no_grad()
     def merge(self) -> nn.Module:
-        """A plain model with the addition inside its weights, for the methods where that is possible."""
-        method = self.additions[self._known(self.route.default)].method
-        raise CourseError(f"{type(method).__name__} cannot be merged: {method.why_no_merge}.")
+        """A plain model, in float32, with the addition in use inside its weights, where the method allows it."""
+        addition = self.additions[self._known(self.route.default)]
+        if addition.method.why_no_merge:
+            raise CourseError(f"{type(addition.method).__name__} cannot be merged: {addition.method.why_no_merge}.")
+        merged = own_copy(self.model)
+        layout = Layout(merged)
+        for site, module in addition.at(*{site.kind for site in addition.sites}):
+            module.merge_into(layout, site)
+        if addition.head is not None:
+            layout.head.load_state_dict(addition.head.state_dict())
+        return merged.requires_grad_(False).eval()
 
     def __repr__(self) -> str:
         names = ", ".join(f"{name}: {addition.method}" for name, addition in self.additions.items())
@@ -472,8 +529,8 @@ def _block_of(site: Site, layout: Layout) -> int:
 
 
 def _below_blocks(site: Site, layout: Layout) -> bool:
-    """An "instead" site among the embeddings changes what the first block reads."""
-    return site.kind == "instead" and "embed" in site.where
+    """A site among the embeddings changes what the first block reads; a prefix acts in every block."""
+    return "embed" in site.where or (site.kind == "attend" and site.block is None)
 
 
 @contextmanager

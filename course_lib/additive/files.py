@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,19 +60,32 @@ def size_of(tuned: Tuned, addition: Addition) -> int:
 
 
 def _packed(tuned: Tuned, addition: Addition) -> tuple[dict, bytes]:
+    method, layout = addition.method, tuned.layout
     description = {
         "format": FORMAT,
-        "method": describe(addition.method),
+        "method": describe(method),
         "task": None if tuned.task is None else tasks.describe(tuned.task),
-        "base": base_signature(tuned.layout),
+        "base": base_signature(layout),
     }
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in addition.state().items()}
-    config = _peft_config(tuned, addition)
-    if config is None:
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in untied(addition.state()).items()}
+    theirs = method.to_peft(layout, {k: t for k, t in state.items() if not k.startswith("head.")})
+    if theirs is None:
         config = {"peft_type": f"COURSE_{description['method']['name'].upper()}", **description}
     else:
-        state = _to_peft_keys(tuned, addition, state)
-    return config, to_bytes(_untied(state), metadata={"course": json.dumps(description), "format": "pt"})
+        fields, weights = theirs
+        heads = {_head_key(method, layout, key): t for key, t in state.items() if key.startswith("head.")}
+        kind = "SEQ_CLS" if heads else "CAUSAL_LM" if layout.causal else "FEATURE_EXTRACTION"
+        config = {
+            "peft_type": method.peft_type, "task_type": kind, "base_model_name_or_path": None, "inference_mode": True,
+            **fields,
+        }
+        state = {key: tensor.contiguous() for key, tensor in {**weights, **heads}.items()}
+    return config, to_bytes(state, metadata={"course": json.dumps(description), "format": "pt"})
+
+
+def _head_key(method: Method, layout: Layout, key: str) -> str:
+    name = "classifier" if hasattr(layout.model, "classifier") else "score"
+    return key.replace("head.", f"{method.peft_head}{name}.", 1)
 
 
 def describe(method: Method) -> dict:
@@ -90,42 +104,16 @@ def base_signature(layout: Layout) -> dict:
     }
 
 
-def _untied(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """safetensors stores no shared memory: a tied tensor is written once, under its first name."""
-    seen: set[int] = set()
-    return {k: t for k, t in state.items() if not (t.data_ptr() in seen or seen.add(t.data_ptr()))}
-
-
-def _peft_config(tuned: Tuned, addition: Addition) -> dict | None:
-    """peft's own configuration, where peft then computes the same function; else None."""
-    method, layout = addition.method, tuned.layout
-    if type(method).__name__ != "PromptTuning" or not (layout.causal or method.compat == "peft"):
-        return None
-    return {
-        "peft_type": "PROMPT_TUNING",
-        "task_type": "SEQ_CLS" if addition.head is not None else "CAUSAL_LM" if layout.causal else "FEATURE_EXTRACTION",
-        "num_virtual_tokens": method.length,
-        "token_dim": layout.width,
-        "num_transformer_submodules": 1,
-        "num_attention_heads": layout.num_heads,
-        "num_layers": layout.num_layers,
-        "base_model_name_or_path": None,
-        "inference_mode": True,
-    }
-
-
-def _to_peft_keys(tuned: Tuned, addition: Addition, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {_peft_key(name, _head_name(tuned.layout)): tensor for name, tensor in state.items()}
-
-
-def _peft_key(name: str, head: str) -> str:
-    if name.startswith("head."):
-        return f"base_model.{head}.{name.removeprefix('head.')}"
-    return name.removeprefix("prompt.")
-
-
-def _head_name(layout: Layout) -> str:
-    return "classifier" if hasattr(layout.model, "classifier") else "score"
+def untied(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """safetensors stores no shared memory: a tensor used in several places is written once, under its first name."""
+    seen: set[tuple] = set()
+    kept = {}
+    for name, tensor in state.items():
+        place = (tensor.data_ptr(), tensor.shape)
+        if place not in seen:
+            kept[name] = tensor
+        seen.add(place)
+    return kept
 
 
 # --- reading ------------------------------------------------------------------------------------------------
@@ -137,21 +125,23 @@ def load(base: Base | nn.Module | Tuned, folder: Path, name: str, trainable: boo
     from .base import Tuned, attach
 
     config, state, description = _read(folder)
-    if description is None:
-        description = _from_peft(config, state, folder)
-    method = _method_from(description["method"], folder)
-    task = None if description["task"] is None else tasks.from_description(description["task"])
-    if isinstance(base, Tuned):
-        tuned = base
-        _check_base(tuned.layout, description.get("base"), folder)
-        tuned.add(method, name, trainable)
+    tuned = base if isinstance(base, Tuned) else None
+    layout = tuned.layout if tuned else Layout(base.model if isinstance(base, Base) else base)
+    head = next((t for key, t in state.items() if key.endswith(("classifier.weight", "score.weight"))), None)
+    if description is not None:
+        _check_base(layout, description["base"], folder)
+        method = _method_from(description["method"], folder)
+        task = None if description["task"] is None else tasks.from_description(description["task"])
     else:
-        _check_base(Layout(base.model if isinstance(base, Base) else base), description.get("base"), folder)
+        method = _peft_class(config, folder).from_peft(config, state, layout)
+        task = None if head is None else tasks.Classification(labels=len(head))
+    if tuned is None:
         tuned = attach(base, method, task=task, name=name)
         tuned.additions[name].requires_grad_(trainable)
-    addition = tuned.additions[name]
+    else:
+        tuned.add(method, name, trainable)
     try:
-        _fill(tuned, addition, state, folder)
+        _fill(tuned, tuned.additions[name], config, state, folder)
     except CourseError:
         tuned.remove(name)
         raise
@@ -175,19 +165,17 @@ def _read(folder: Path) -> tuple[dict, dict[str, Tensor], dict | None]:
     return config, state, description
 
 
-def _from_peft(config: dict, state: dict[str, Tensor], folder: Path) -> dict:
-    """Our description of an addition that peft saved."""
+def _peft_class(config: dict, folder: Path) -> type[Method]:
+    """The course's class for an addition that peft saved."""
+    from .base import METHODS
+
     kind = config.get("peft_type")
-    if kind != "PROMPT_TUNING":
-        raise CourseError(f"{folder} was saved by peft as {kind}, which the course cannot read.")
-    head = next((tensor for key, tensor in state.items() if key.endswith(("classifier.weight", "score.weight"))), None)
-    return {
-        "method": {
-            "name": "PromptTuning", "length": config["num_virtual_tokens"], "init": "random", "init_text": None,
-            "compat": "peft",
-        },
-        "task": None if head is None else {"name": "Classification", "labels": len(head)},
-    }
+    known = {method.peft_type: method for method in METHODS.values() if method.peft_type}
+    if kind not in known:
+        raise CourseError(
+            f"{folder} was saved by peft as {kind}, which the course cannot read; it reads {', '.join(sorted(known))}."
+        )
+    return known[kind]
 
 
 def _method_from(description: dict, folder: Path) -> Method:
@@ -203,9 +191,7 @@ def _method_from(description: dict, folder: Path) -> Method:
     return METHODS[name](**fields)
 
 
-def _check_base(layout: Layout, wanted: dict | None, folder: Path) -> None:
-    if wanted is None:  # saved by peft, which does not say
-        return
+def _check_base(layout: Layout, wanted: dict, folder: Path) -> None:
     own = base_signature(layout)
     differing = [key for key in own if key != "sample" and own[key] != wanted[key]]
     if differing:
@@ -220,13 +206,27 @@ def _check_base(layout: Layout, wanted: dict | None, folder: Path) -> None:
 
 
 @torch.no_grad()
-def _fill(tuned: Tuned, addition: Addition, state: dict[str, Tensor], folder: Path) -> None:
+def _fill(tuned: Tuned, addition: Addition, config: dict, state: dict[str, Tensor], folder: Path) -> None:
     """Copy the file's tensors into the addition: every key, and only these keys."""
-    own = addition.state()
-    names = {name: name for name in _untied(own)}
-    if _peft_config(tuned, addition) is not None:
-        names = {_peft_key(name, _head_name(tuned.layout)): name for name in names}
-    missing, foreign = sorted(names.keys() - state.keys()), sorted(state.keys() - names.keys())
+    own, method, layout = untied(addition.state()), addition.method, tuned.layout
+    if not str(config.get("peft_type", "")).startswith("COURSE_"):
+        heads = {_head_key(method, layout, key): key for key in own if key.startswith("head.")}
+        expected = method.to_peft(layout, {k: t for k, t in own.items() if not k.startswith("head.")})[1]
+        _same_keys({**expected, **heads}, state, addition, folder)
+        inner = method.state_from_peft(layout, {k: t for k, t in state.items() if k not in heads})
+        state = {**inner, **{ours: state[theirs] for theirs, ours in heads.items()}}
+    _same_keys(own, state, addition, folder)
+    for key in own:
+        if own[key].shape != state[key].shape:
+            raise CourseError(
+                f"{key} in {folder} has shape {tuple(state[key].shape)}, but {addition.method} needs "
+                f"{tuple(own[key].shape)} on this base. {REMEDY}"
+            )
+    addition.fill(state)
+
+
+def _same_keys(expected: Iterable[str], found: Iterable[str], addition: Addition, folder: Path) -> None:
+    missing, foreign = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
     if missing or foreign:
         both = ((missing, "missing"), (foreign, "foreign"))
         parts = [f"{len(keys)} {what} (first: {keys[0]})" for keys, what in both if keys]
@@ -234,11 +234,3 @@ def _fill(tuned: Tuned, addition: Addition, state: dict[str, Tensor], folder: Pa
             f"The weights in {folder} do not fit {addition.method}: {' and '.join(parts)} keys. "
             "The file is incomplete or belongs to another method or task."
         )
-    for key, name in names.items():
-        if own[name].shape != state[key].shape:
-            raise CourseError(
-                f"{key} in {folder} has shape {tuple(state[key].shape)}, but {addition.method} needs "
-                f"{tuple(own[name].shape)} on this base. {REMEDY}"
-            )
-    for key, name in names.items():
-        own[name].copy_(state[key])

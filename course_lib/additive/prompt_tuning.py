@@ -51,6 +51,8 @@ class PromptTuning(Method):
         if (self.init == "text") != (self.init_text is not None):
             raise CourseError("init='text' and init_text='some words' go together: give both or neither.")
 
+    peft_head = "base_model."
+
     def place(self, layout: Layout) -> Iterator[tuple[Site, nn.Module]]:
         weight = layout.embedding.weight.detach()
         if self.init == "random":
@@ -74,6 +76,26 @@ class PromptTuning(Method):
         if not ids:
             raise CourseError("init_text has no tokens: give at least one word.")
         return torch.tensor((ids * self.length)[: self.length])
+
+    def to_peft(self, layout: Layout, state: dict[str, Tensor]) -> tuple[dict, dict[str, Tensor]] | None:
+        if not (layout.causal or self.compat == "peft"):  # peft puts the prompt before [CLS]
+            return None
+        return prompt_config(layout, self.length), {"prompt_embeddings": state["prompt.prompt_embeddings"]}
+
+    @classmethod
+    def from_peft(cls, config: dict, state: dict[str, Tensor], layout: Layout) -> PromptTuning:
+        return cls(config["num_virtual_tokens"], init="random", compat=None if layout.causal else "peft")
+
+    def state_from_peft(self, layout: Layout, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"prompt.prompt_embeddings": state["prompt_embeddings"]}
+
+
+def prompt_config(layout: Layout, length: int) -> dict:
+    """The fields that peft's prompt methods share."""
+    return {
+        "num_virtual_tokens": length, "token_dim": layout.width, "num_transformer_submodules": 1,
+        "num_attention_heads": layout.num_heads, "num_layers": layout.num_layers,
+    }
 
 
 class Prompt(nn.Module):

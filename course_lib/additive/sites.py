@@ -5,8 +5,15 @@ Every site is a sum. With x the residual stream, h a sublayer's output and f the
     after    h <- h + f(h)                            sequential: it sees what the sublayer said
     beside   h <- h + f(x)                            parallel: it sees what the sublayer saw
     stream   x <- x + f(x)                            after the block; post-norm: LN(z + f(LN(z))), z the block's sum
+    block    y <- y + f(y)                            on what the block hands on, in every family
     logits   scores <- scores + f(states)             beside the head over the vocabulary
     prompt   [P ; E]                                  vectors put before the embedded tokens
+    attend   inside the attention function            keys and values, or a term of the output, of the addition's own
+
+and, for the comparators and for (IA)^3,
+
+    bias     y <- y + f(x)                            a difference of biases, at any module
+    scale    y <- f(y)                                what a projection says, scaled; at its input: scale_input
     instead  y <- f(x)                                a module of the addition's own, in place of the base's
 
 Hooks are ordinary torch forward hooks on a copy of the module tree; without an active addition they return None,
@@ -18,14 +25,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from ..architectures import Layout
+from ..architectures import ROLES, Layout
+from . import attention
 
 
 @dataclass(frozen=True)
@@ -66,10 +72,18 @@ class Route:
         """Cached states (B, T, d) that replace what the blocks below the lowest addition would compute."""
         return getattr(self._thread, "states", None)
 
+    @property
+    def memo(self) -> dict:
+        """What additions compute once a call: the prefixes of all layers, which positions are the prompt's."""
+        return getattr(self._thread, "memo", {})
+
     @contextmanager
-    def use(self, rows: str | tuple[str | None, ...] | None, states: Tensor | None = None) -> Iterator[None]:
+    def use(
+        self, rows: str | tuple[str | None, ...] | None, states: Tensor | None = None, memo: dict | None = None
+    ) -> Iterator[None]:
         before = dict(self._thread.__dict__)
         self._thread.rows, self._thread.states = rows, states
+        self._thread.memo = {} if memo is None else memo
         try:
             yield
         finally:
@@ -108,26 +122,53 @@ class Slot:
     def __deepcopy__(self, memo: dict) -> Slot:
         return self  # a copy of the hooked tree goes on looking here; it owns no tensors of its own
 
+    def present(self, x: Tensor) -> Iterator[tuple[str, Tensor | None, nn.Module]]:
+        """(name, row numbers, module) of what acts here in this call."""
+        for name, rows in self.route.groups(x):
+            for module in self.modules.get(name, ()):
+                yield name, rows, module
+
     def add(self, h: Tensor, x: Tensor | None = None) -> Tensor:
         """h + f(x) on the rows that have an addition here; without x it is h + f(h). Returns h itself if none has."""
-        for name, rows in self.route.groups(h):
-            for module in self.modules.get(name, ()):
-                seen = h if x is None else x
-                if rows is None:
-                    h = h + _in_dtype(module, seen).to(h.dtype)
-                else:
-                    h = h.index_add(0, rows, _in_dtype(module, seen[rows]).to(h.dtype))
+        for _, rows, module in self.present(h):
+            seen = h if x is None else x
+            if rows is None:
+                h = h + _in_dtype(module, seen).to(h.dtype)
+            else:
+                h = h.index_add(0, rows, _in_dtype(module, seen[rows]).to(h.dtype))
         return h
+
+    def add_to(self, columns: slice, y: Tensor, x: Tensor) -> Tensor:
+        """y + f(x) on some columns of y: those of one role in a fused projection."""
+        if columns == slice(None):
+            return self.add(y, x)
+        own = y[..., columns]
+        part = self.add(own, x)
+        return y if part is own else _put(y, columns, part)
+
+    def through(self, y: Tensor, columns: slice = slice(None)) -> Tensor:
+        """f(y) in place of (some columns of) y on the rows that have an addition here."""
+        for _, rows, module in self.present(y):
+            part = y[..., columns]
+            if rows is None:
+                part = _in_dtype(module, part).to(y.dtype)
+            else:
+                part = part.index_copy(0, rows, _in_dtype(module, part[rows]).to(y.dtype))
+            y = _put(y, columns, part)
+        return y
 
     def instead(self, y: Tensor, x: Tensor) -> Tensor:
         """f(x) in place of y on the rows that have a module of their own here."""
-        for name, rows in self.route.groups(x):
-            for module in self.modules.get(name, ()):
-                if rows is None:
-                    y = _in_dtype(module, x)
-                else:
-                    y = y.index_copy(0, rows, _in_dtype(module, x[rows]).to(y.dtype))
+        for _, rows, module in self.present(x):
+            y = _in_dtype(module, x) if rows is None else y.index_copy(0, rows, _in_dtype(module, x[rows]).to(y.dtype))
         return y
+
+
+def _put(y: Tensor, columns: slice, part: Tensor) -> Tensor:
+    """y with some of its columns replaced, as a new tensor."""
+    if columns == slice(None):
+        return part
+    return torch.cat([y[..., : columns.start], part, y[..., columns.stop :]], dim=-1)
 
 
 def _in_dtype(module: nn.Module, x: Tensor) -> Tensor:
@@ -145,8 +186,21 @@ def insert(site: Site, slot: Slot, layout: Layout) -> list[Callable[[], None]]:
         return [_on_result(layout.lm_head, slot.add)]
     if kind == "instead":
         return [_on_result(layout.model.get_submodule(site.where), slot.instead)]
-    if kind == "stream" and not layout.post_norm:
+    if kind == "attend":
+        return attention.insert(site, slot, layout)
+    if kind == "block":
         return [_on_result(body.get_submodule(layout.block_path(site.block)), lambda y, x: slot.add(y))]
+    if kind == "bias":
+        return [_on_result(layout.model.get_submodule(site.where), slot.add)]
+    if site.where in ROLES:
+        projection = layout.projection(site.block, site.where)
+        module, columns = projection.module, projection.columns
+        if kind == "scale_input":
+            return [module.register_forward_pre_hook(lambda m, args: (slot.through(args[0]), *args[1:])).remove]
+        change = slot.add_to if kind == "beside" else lambda columns, y, x: slot.through(y, columns)
+        return [_on_result(module, lambda y, x: change(columns, y, x))]
+    if kind == "stream" and not layout.post_norm:
+        return insert(replace(site, kind="block"), slot, layout)
     paths = layout.sublayer(site.block, "ffn" if kind == "stream" else site.where)
     if kind == "stream":
         return [_on_norm(body.get_submodule(paths.norm), slot)]

@@ -38,6 +38,11 @@ def models():
     return {family: tiny(family) for family in ("llama", "gpt2", "bert")}
 
 
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(11)
+
+
 @pytest.fixture
 def ids():
     return torch.randint(3, VOCABULARY, (3, 9), generator=torch.Generator().manual_seed(7))

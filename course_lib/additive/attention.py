@@ -1,0 +1,137 @@
+"""Additions inside attention: keys and values of their own, or a term added to what attention says.
+
+transformers lets a model name the function that computes softmax(QK^T / sqrt d) V. The copy names ours, which looks for
+additions at its layer and else calls the base's function with the base's arguments. The key-value cache holds real
+tokens only, so generation with and without it, beams and activation checkpointing need nothing special.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from ..runtime import CourseError
+
+if TYPE_CHECKING:
+    from ..architectures import Layout
+    from .sites import Site, Slot
+
+PREFIX = "course_"  # our functions are called course_sdpa and course_eager, after the one they call
+
+
+def switch_on(layout: Layout) -> None:
+    """Make the copy's attention look for additions; the handed-in model's config is another object."""
+    from transformers import AttentionInterface
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
+
+    present = layout.config._attn_implementation
+    if present.startswith(PREFIX):
+        return
+    if present not in ("sdpa", "eager"):
+        raise CourseError(
+            f"This model's attention is {present!r}; additions inside attention work with 'sdpa' and 'eager'. "
+            "Load the base with one of these."
+        )
+    AttentionInterface.register(PREFIX + present, attend)
+    AttentionMaskInterface.register(PREFIX + present, ALL_MASK_ATTENTION_FUNCTIONS[present])
+    layout.config._attn_implementation = PREFIX + present
+
+
+def insert(site: Site, slot: Slot, layout: Layout) -> list[Callable[[], None]]:
+    """Show one layer's attention (or, with block None, every layer's) the slot."""
+    blocks = range(layout.num_layers) if site.block is None else [site.block]
+    for block in blocks:
+        layout.attention_module(block).__dict__.setdefault("course_slots", []).append((slot, block))
+    removers = [layout.attention_module(block).__dict__["course_slots"].clear for block in blocks]
+    if site.block is None:  # prefixes move the text to later positions
+        removers.append(layout.body.register_forward_pre_hook(_shift(slot), with_kwargs=True).remove)
+    return removers
+
+
+def attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options):
+    """The base's attention with the additions of this layer; shapes (B, heads, T, head_dim)."""
+    slots = module.__dict__.get("course_slots", [])
+    found = [(slot, block, name, rows, part) for slot, block in slots for name, rows, part in slot.present(query)]
+    prefixes = [(rows, *part.keys_values(slot, block)) for slot, block, _, rows, part in found if part_is_prefix(part)]
+    if prefixes:
+        key, value, attention_mask = _prepend(prefixes, query, key, value, attention_mask, module, options)
+    said, weights = _base_function(module)(module, query, key, value, attention_mask, **options)
+    for _, _, _, rows, part in found:
+        if not part_is_prefix(part):  # a term beside the base's attention; said has shape (B, T, heads, head_dim)
+            seen = query if rows is None else query[rows]
+            term = part(seen).transpose(1, 2).to(said.dtype)
+            said = said + term if rows is None else said.index_add(0, rows, term)
+    return said, weights
+
+
+def part_is_prefix(part: nn.Module) -> bool:
+    """A prefix shifts the text by its length; other modules at this site give a term of the output."""
+    return hasattr(part, "shift")
+
+
+def _prepend(prefixes, query, key, value, mask, module, options) -> tuple[Tensor, Tensor, Tensor]:
+    """[P_k ; K], [P_v ; V] and the mask for them; rows with a shorter prefix, or none, are masked in front."""
+    B, _, T, _ = query.shape
+    p = max(P_k.shape[-2] for _, P_k, _ in prefixes)
+    heads, width = key.shape[1], key.shape[3]
+    P_K, P_V = key.new_zeros(B, heads, p, width), value.new_zeros(B, heads, p, width)
+    seen = torch.zeros(B, 1, 1, p, dtype=torch.bool, device=key.device)
+    for rows, P_k, P_v in prefixes:
+        front = (0, 0, p - P_k.shape[-2], 0)  # pad on the left of the prefix
+        K, V = (nn.functional.pad(P.to(key.dtype), front).expand(B, -1, -1, -1) for P in (P_k, P_v))
+        chosen = torch.ones(B, 1, 1, 1, dtype=torch.bool, device=key.device)
+        if rows is not None:
+            chosen = torch.zeros_like(chosen).index_fill(0, rows, True)
+        P_K, P_V = torch.where(chosen, K, P_K), torch.where(chosen, V, P_V)
+        real = torch.arange(p, device=key.device) >= p - P_k.shape[-2]
+        seen = seen | (chosen & real)
+    if mask is None:  # the base's function would have masked the future by itself
+        causal = options.pop("is_causal", None)
+        causal = getattr(module, "is_causal", True) if causal is None else causal
+        mask = torch.ones(T, key.shape[2], dtype=torch.bool, device=key.device)
+        mask = (mask.tril(key.shape[2] - T) if causal and T > 1 else mask).expand(B, 1, -1, -1)
+    else:
+        options.pop("is_causal", None)
+    if mask.dtype != torch.bool:
+        seen = torch.zeros(seen.shape, dtype=mask.dtype, device=key.device).masked_fill(
+            ~seen, torch.finfo(mask.dtype).min
+        )
+    front = seen.expand(B, mask.shape[1], mask.shape[2], -1)
+    mask = torch.cat([front, mask.expand(B, -1, -1, -1)], dim=-1)
+    return torch.cat([P_K, key], dim=2), torch.cat([P_V, value], dim=2), mask
+
+
+def _base_function(module: nn.Module) -> Callable:
+    """The attention function that the base uses."""
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    name = module.config._attn_implementation.removeprefix(PREFIX)
+    if name == "eager":
+        return sys.modules[type(module).__module__].eager_attention_forward
+    return ALL_ATTENTION_FUNCTIONS[name]
+
+
+def _shift(slot: Slot) -> Callable:
+    """Real tokens stand behind the prefix: their positions grow by its length."""
+
+    def hook(body, args, kwargs):
+        ids = args[0] if args else kwargs.get("input_ids")
+        ids = kwargs.get("inputs_embeds") if ids is None else ids
+        found = list(slot.present(ids))
+        if not found:
+            return None
+        moved = torch.zeros(len(ids), 1, dtype=torch.long, device=ids.device)
+        for _, rows, part in found:
+            moved = moved + part.shift if rows is None else moved.index_fill(0, rows, part.shift)
+        positions = kwargs.get("position_ids")
+        if positions is None:
+            past = kwargs.get("past_key_values")
+            begin = 0 if past is None else past.get_seq_length()
+            positions = torch.arange(begin, begin + ids.shape[1], device=ids.device)[None]
+        return args, {**kwargs, "position_ids": positions + moved}
+
+    return hook

@@ -1,0 +1,101 @@
+"""(IA)^3, "infused adapter by inhibiting and amplifying inner activations": Liu et al., "Few-Shot Parameter-Efficient
+Fine-Tuning is Better and Cheaper than In-Context Learning", NeurIPS 2022.
+
+    softmax(Q (l_k * K)^T / sqrt d) (l_v * V),      (l_ff * act(W_1 x)) W_2
+
+Three vectors a block multiply the keys (before the rotation of positions), the values and the activations of the FFN,
+after the nonlinearity; with a gated FFN the product act(W_g x) * W_1 x. They begin at one: exact identity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..architectures import Layout
+from ..runtime import CourseError
+from .base import Method
+from .sites import Site
+
+PLACES = (("key", "scale"), ("value", "scale"), ("ffn_out", "scale_input"))
+
+
+@dataclass(frozen=True)
+class IA3(Method):
+    """l_k, l_v and l_ff in every block; it has nothing to choose."""
+
+    family = "additive"  # Lialin et al.'s family, though it multiplies
+    paper = "Liu et al. 2022"
+    formula = "l_k * K, l_v * V, (l_ff * act(W_1 x)) W_2"
+    count = "L (2 k + f)"
+    peft_type = "IA3"
+    why_no_merge = None
+
+    def place(self, layout: Layout) -> Iterator[tuple[Site, nn.Module]]:
+        for block in range(layout.num_layers):
+            for role, kind in PLACES:
+                out, into = layout.projection(block, role).size
+                yield Site(kind, role, block), Scale(into if kind == "scale_input" else out)
+
+    def to_peft(self, layout: Layout, state: dict[str, Tensor]) -> tuple[dict, dict[str, Tensor]]:
+        """peft scales whole modules, so a fused projection gets ones where the queries are."""
+        tensors, targets, feedforward = {}, set(), set()
+        for block in range(layout.num_layers):
+            for role, kind in PLACES:
+                projection = layout.projection(block, role)
+                path, l = peft_path(layout, projection.path), state[f"blocks.{block}.{role}.{kind}.l"]
+                targets.add(projection.path.split(f"{layout.family.blocks}.{block}.")[1])
+                if kind == "scale_input":
+                    feedforward.add(projection.path.split(f"{layout.family.blocks}.{block}.")[1])
+                    tensors[f"{path}.ia3_l"] = l[None, :]  # (1, in)
+                else:
+                    whole = projection.module.weight.shape[1 if projection.transposed else 0]
+                    full = tensors.setdefault(f"{path}.ia3_l", torch.ones(whole, 1))  # (out, 1)
+                    full[projection.columns, 0] = l
+        fields = {"target_modules": sorted(targets), "feedforward_modules": sorted(feedforward)}
+        return {**fields, "fan_in_fan_out": layout.projection(0, "ffn_out").transposed}, tensors
+
+    @classmethod
+    def from_peft(cls, config: dict, state: dict[str, Tensor], layout: Layout) -> IA3:
+        return cls()
+
+    def state_from_peft(self, layout: Layout, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        ours = {}
+        for block in range(layout.num_layers):
+            for role, kind in PLACES:
+                projection = layout.projection(block, role)
+                l = state[f"{peft_path(layout, projection.path)}.ia3_l"].flatten()
+                ours[f"blocks.{block}.{role}.{kind}.l"] = l if kind == "scale_input" else l[projection.columns]
+                if role == "key" and layout.family.thirds and (l[: layout.width] != 1).any():
+                    raise CourseError("This peft file also scales the queries, which (IA)^3 never does.")
+        return ours
+
+
+class Scale(nn.Module):
+    """l * y, for y of shape (B, T, n)."""
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.l = nn.Parameter(torch.ones(size))
+
+    def forward(self, y: Tensor) -> Tensor:
+        return self.l * y
+
+    def merge_into(self, layout: Layout, site: Site) -> None:
+        """diag(l) W for an output, W diag(l) for an input."""
+        projection = layout.projection(site.block, site.where)
+        if site.kind == "scale_input":
+            projection.matrix.mul_(self.l)
+        else:
+            projection.matrix.mul_(self.l[:, None])
+            if projection.bias is not None:
+                projection.bias.mul_(self.l)
+
+
+def peft_path(layout: Layout, path: str) -> str:
+    """A module's name in peft's files: from the whole model, behind peft's own prefix."""
+    body = next(name for name, module in layout.model.named_modules() if module is layout.body)
+    return "base_model.model." + (f"{body}." if body else "") + path
