@@ -190,7 +190,6 @@ def execute(notebook: NotebookNode, name: str, cwd: Path) -> Execution:
         timeout=CELL_SECONDS,
         kernel_name="python3",
         record_timing=False,
-        store_widget_state=False,
         coalesce_streams=True,
         resources={"metadata": {"path": str(cwd)}},
     )
