@@ -13,6 +13,8 @@ from .layer_norm_tuning import LayerNormTuning
 from .linear_probe import LinearProbe
 from .llama_adapter import LlamaAdapter
 from .lora import LoRA
+from .loreft import LoReFT
+from .mix_and_match import MixAndMatch
 from .p_tuning import PTuning
 from .parallel_adapter import ParallelAdapter
 from .prefix_tuning import PrefixTuning
@@ -21,7 +23,8 @@ from .vocabulary_bias import VocabularyBias
 
 __all__ = [
     "IA3", "METHODS", "Addition", "BitFit", "BottleneckAdapter", "Budget", "Compacter", "FullFineTuning",
-    "LayerNormTuning", "LinearProbe", "LlamaAdapter", "LoRA", "Method", "PTuning", "ParallelAdapter", "PrefixTuning",
+    "LayerNormTuning", "LinearProbe", "LlamaAdapter", "LoRA", "LoReFT", "Method", "MixAndMatch",
+    "PTuning", "ParallelAdapter", "PrefixTuning",
     "PromptTuning", "Sum", "Tuned", "VocabularyBias", "attach", "cache_below", "load", "methods",
 ]
 

@@ -293,12 +293,12 @@ class Tuned(nn.Module):
         model = self._model_in_use()
         embedding = self.layout.embedding
         prepared = prompts.Prepared(batch)
-        self._think_ahead(batch)
         if isinstance(embedding, prompts.PromptedEmbedding) and any(n in embedding.prompts for n in self.route.names()):
             used = next(embedding.prompts[n] for n in self.route.names() if n in embedding.prompts)
             prepared = prompts.prepend(batch, embedding, used.start(self.layout), self.layout.longest)
         else:
             self._check_length(batch)
+        self._think_ahead(prepared.inputs)
         given = prepared.inputs
         counted = self.layout.causal or prepared.length  # padding on the left, or before a shorter prompt
         said = given.keys() & {"position_ids", "past_key_values"} or "attention_mask" not in given

@@ -37,7 +37,7 @@ class BitFit(Method):
                 yield Site("bias", f"{body}.{path}" if body else path), NewBias(bias)
         if not found:
             raise CourseError(
-                f"{type(layout.model).__name__} has no biases, so BitFit, which trains those that exist, is not defined "
+                f"{type(layout.model).__name__} has no biases, so BitFit, which trains existing ones, is not defined "
                 "on it. New biases would be an addition."
             )
 

@@ -6,6 +6,7 @@ Every site is a sum. With x the residual stream, h a sublayer's output and f the
     beside   h <- h + f(x)                            parallel: it sees what the sublayer saw
     stream   x <- x + f(x)                            after the block; post-norm: LN(z + f(LN(z))), z the block's sum
     block    y <- y + f(y)                            on what the block hands on, in every family
+    edit     y <- y + f(y)                            the same at chosen positions of the prompt only
     logits   scores <- scores + f(states)             beside the head over the vocabulary
     prompt   [P ; E]                                  vectors put before the embedded tokens
     attend   inside the attention function            keys and values, or a term of the output, of the addition's own
@@ -146,6 +147,21 @@ class Slot:
         part = self.add(own, x)
         return y if part is own else _put(y, columns, part)
 
+    def edit(self, y: Tensor) -> Tensor:
+        """y + f(y) at the positions that the addition chose when the call began."""
+        for _, rows, module in self.present(y):
+            chosen = self.route.memo.get(module)  # (rows of the call, length of the prompt)
+            if chosen is None:
+                chosen = module.positions(torch.ones(y.shape[:2], dtype=torch.long, device=y.device))
+            elif y.shape[1] < chosen.shape[1]:  # a token that was generated, with a cache: not of the prompt
+                continue
+            chosen = chosen.repeat_interleave(len(y) // len(chosen), dim=0)
+            chosen = nn.functional.pad(chosen, (0, y.shape[1] - chosen.shape[1]))
+            if rows is not None:
+                chosen = chosen & torch.zeros_like(chosen).index_fill(0, rows, True)
+            y = y + torch.where(chosen[..., None], _in_dtype(module, y), 0.0).to(y.dtype)
+        return y
+
     def through(self, y: Tensor, columns: slice = slice(None)) -> Tensor:
         """f(y) in place of (some columns of) y on the rows that have an addition here."""
         for _, rows, module in self.present(y):
@@ -188,8 +204,9 @@ def insert(site: Site, slot: Slot, layout: Layout) -> list[Callable[[], None]]:
         return [_on_result(layout.model.get_submodule(site.where), slot.instead)]
     if kind == "attend":
         return attention.insert(site, slot, layout)
-    if kind == "block":
-        return [_on_result(body.get_submodule(layout.block_path(site.block)), lambda y, x: slot.add(y))]
+    if kind in ("block", "edit"):
+        change = slot.edit if kind == "edit" else slot.add
+        return [_on_result(body.get_submodule(layout.block_path(site.block)), lambda y, x: change(y))]
     if kind == "bias":
         return [_on_result(layout.model.get_submodule(site.where), slot.add)]
     if site.where in ROLES:

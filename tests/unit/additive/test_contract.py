@@ -21,6 +21,8 @@ from course_lib.additive import (
     LinearProbe,
     LlamaAdapter,
     LoRA,
+    LoReFT,
+    MixAndMatch,
     ParallelAdapter,
     PrefixTuning,
     PromptTuning,
@@ -53,6 +55,9 @@ CASES = {  # name: (method, families, identity at init: exact difference allowed
     "p-tuning": (PTuning(4), (*DECODERS, "bert"), None),
     "p-tuning-lstm": (PTuning(4, encoder="lstm", hidden=8), (*DECODERS, "bert"), None),
     "compacter": (Compacter(8, n=4), (*DECODERS, "bert"), None),
+    "loreft": (LoReFT(2, first=2, last=3), (*DECODERS, "bert"), None),
+    "loreft-one": (LoReFT(3, first=0, last=1, layers=(1,)), (*DECODERS, "bert"), None),
+    "mix-and-match": (MixAndMatch(3, 6, 12), (*DECODERS, "bert"), None),
     "full": (FullFineTuning(), (*DECODERS, "bert"), 0.0),
 }
 GRID = [(name, family) for name, (_, families, _) in CASES.items() for family in families]
