@@ -63,7 +63,7 @@ def course(tmp_path, monkeypatch):
     cells = [
         new_markdown_cell("# A chapter"),
         new_code_cell(notebooks.setup_cell()),
-        new_code_cell("import ipywidgets\nipywidgets.interact(print, k=3);"),
+        new_code_cell("import ipywidgets\nipywidgets.interact(lambda k: print(k), k=3);"),
         new_code_cell("import os\nprint('threads', os.environ['OMP_NUM_THREADS'])"),
     ]
     path = tmp_path / "notebooks" / "41_toy.ipynb"
