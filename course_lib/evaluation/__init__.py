@@ -1,0 +1,32 @@
+"""How good is it, and how sure are we? Outputs of a model, metrics over the field's libraries, intervals."""
+
+from course_lib.evaluation.intervals import (
+    Difference,
+    Measured,
+    bootstrap,
+    holm,
+    next_run_interval,
+    paired_bootstrap,
+    paired_seeds,
+    seeds_interval,
+)
+from course_lib.evaluation.metrics import METRICS, Metric, Words
+from course_lib.evaluation.predict import Predictions, Scores, evaluate, outputs
+
+__all__ = [
+    "METRICS",
+    "Difference",
+    "Measured",
+    "Metric",
+    "Predictions",
+    "Scores",
+    "Words",
+    "bootstrap",
+    "evaluate",
+    "holm",
+    "next_run_interval",
+    "outputs",
+    "paired_bootstrap",
+    "paired_seeds",
+    "seeds_interval",
+]
