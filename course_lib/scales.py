@@ -10,8 +10,20 @@ from types import SimpleNamespace
 from course_lib.runtime import CourseError, scale
 
 SIZES: dict[str, dict[str, dict[str, object]]] = {
-    "00": {"laptop": {}, "gpu": {}},
-    "41": {"laptop": {}, "gpu": {}},
+    "00": {
+        "laptop": {"words": 10, "reviews": 128, "test": 80, "batch": 8, "learning_rate": 0.05},
+        "gpu": {"words": 25, "reviews": 1600, "test": 500, "batch": 16, "learning_rate": 0.03},
+    },
+    "41": {
+        "laptop": {
+            "rows": 256, "test_rows": 400, "adapter_epochs": 3, "full_epochs": 2, "probe_epochs": 10,
+            "prompt_rows": 32, "prompt_test_rows": 48, "curve_rows": 48,
+        },
+        "gpu": {
+            "rows": 2000, "test_rows": 1569, "adapter_epochs": 3, "full_epochs": 3, "probe_epochs": 10,
+            "prompt_rows": 64, "prompt_test_rows": 128, "curve_rows": 256,
+        },
+    },
 }
 
 

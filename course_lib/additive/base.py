@@ -107,7 +107,7 @@ class Budget:
     def __str__(self) -> str:
         head = f", head {self.head:,}" if self.head else ""
         return (
-            f"trained {self.trained:,} ({self.percent:.2f} % of {self.base:,}{head}), "
+            f"trained {self.trained:,} ({self.percent:.3g} % of {self.base:,}{head}), "
             f"stored {self.stored:,}, {self.bytes:,} bytes on disk"
         )
 
