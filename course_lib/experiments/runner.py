@@ -11,6 +11,8 @@ import subprocess
 import time
 from typing import Any
 
+from filelock import FileLock
+
 from course_lib import runtime
 from course_lib.evaluation.intervals import next_run_interval
 from course_lib.experiments.registry import Experiment, Point, all_experiments, named
@@ -50,15 +52,22 @@ def _run(chosen: Experiment, grid: list[Point], only: list[str] | None) -> int:
     for number, point in enumerate(missing, start=1):
         row = _measure(chosen, point)
         failed += "error" in row
-        content = _content(chosen)  # another process may have written since
-        content["rows"] = [r for r in content["rows"] if _key(r["point"]) != _key(point)] + [row]
-        content["rows"].sort(key=lambda r: [_key(p) for p in chosen.grid].index(_key(r["point"])))
-        runtime.write_text_atomically(path_of(chosen.name), json.dumps(content, indent=1) + "\n")
+        _store(chosen, row)
         left = (time.perf_counter() - begun) / number * (len(missing) - number)
         said = row.get("error") or ", ".join(f"{k} {v:.4g}" for k, v in row["measured"].items())
         took = f"{row['seconds']} s; {left / 60:.0f} min left"
         print(f"[{number}/{len(missing)}] {_text(point)}: {said} ({took})", flush=True)
     return 1 if failed else 0
+
+
+def _store(chosen: Experiment, row: dict[str, Any]) -> None:
+    """Put one row into the file, in the grid's order; several processes may measure at once."""
+    order = [_key(point) for point in chosen.grid]
+    with FileLock(runtime.cache_dir() / f"{chosen.name}.lock"):
+        content = _content(chosen)
+        rows = {_key(stored["point"]): stored for stored in content["rows"]} | {_key(row["point"]): row}
+        content["rows"] = [rows[key] for key in order if key in rows]
+        runtime.write_text_atomically(path_of(chosen.name), json.dumps(content, indent=1) + "\n")
 
 
 def _measure(chosen: Experiment, point: Point) -> dict[str, Any]:

@@ -51,7 +51,9 @@ def test_true_claims_hold(stored, text):
     assert claim.holds(), claim.expected()
 
 
-@pytest.mark.parametrize(("right", "wrong"), [("0.730", "0.731"), ("73 %", "74 %"), ("0.570", "0.571"), ("0.110", "0.111")])
+@pytest.mark.parametrize(
+    ("right", "wrong"), [("0.730", "0.731"), ("73 %", "74 %"), ("0.570", "0.571"), ("0.110", "0.111")]
+)
 def test_wrong_numbers_are_found(stored, right, wrong):
     (text,) = (text for text in GOOD if right in text)
     (claim,) = claims_in(text.replace(right, wrong, 1))
