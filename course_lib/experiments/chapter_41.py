@@ -8,14 +8,14 @@ from course_lib.experiments.registry import experiment
 
 SEEDS = range(5)
 SWEEP_SEED = 100  # not among the five
-SWEEP = {  # four learning rates a method, tried on the validation split
-    "probe": (3e-3, 1e-2, 3e-2, 1e-1),
-    "adapter": (3e-4, 1e-3, 2e-3, 4e-3),
-    "full": (3e-5, 1e-4, 2e-4, 4e-4),
+SWEEP = {  # learning rates tried on the validation split
+    "adapter": (1e-3, 2e-3, 4e-3),
+    "full": (5e-5, 1e-4, 2e-4),
+    "probe": (1e-3, 3e-3, 1e-2),
 }
-CHOSEN = {"probe": 3e-2, "adapter": 2e-3, "full": 2e-4}  # by the sweep below, at 2,000 rows
+CHOSEN = {"adapter": 2e-3, "full": 1e-4, "probe": 3e-3}  # by the sweep below, at 2,000 rows
 ALL = 0  # rows=0 stands for the whole training split
-EPOCHS = 2
+EPOCHS = {"probe": 10}  # two for the others; on cached states ten of the probe's cost less than one of theirs
 
 
 def tune(method: str, rows: int, seed: int, learning_rate: float, split: str) -> dict[str, float]:
@@ -38,7 +38,7 @@ def tune(method: str, rows: int, seed: int, learning_rate: float, split: str) ->
     cl.seed(seed)
     tuned = cl.attach(base, methods[method], task=cl.tasks.Classification(2))
     data = cl.cache_below(tuned, train) if method == "probe" else train
-    history = cl.fit(tuned, data, epochs=EPOCHS, learning_rate=learning_rate, seed=seed, progress=False)
+    history = cl.fit(tuned, data, epochs=EPOCHS.get(method, 2), learning_rate=learning_rate, seed=seed, progress=False)
     scores = cl.evaluate(tuned, reviews[split], metrics=["accuracy", "f1"], progress=False)
     return {
         "accuracy": scores["accuracy"].value, "f1": scores["f1"].value, "trained": tuned.budget().trained,
@@ -48,7 +48,7 @@ def tune(method: str, rows: int, seed: int, learning_rate: float, split: str) ->
 
 @experiment(
     "41-learning-rates",
-    about="MiniLM on 2,000 movie reviews, two epochs: validation accuracy over four learning rates a method.",
+    about="MiniLM on 2,000 movie reviews, two epochs (probe ten): validation accuracy by learning rate.",
     grid=[
         {"method": method, "learning_rate": rate, "seed": SWEEP_SEED}
         for method, rates in SWEEP.items() for rate in rates
@@ -61,7 +61,7 @@ def learning_rates(method: str, learning_rate: float, seed: int) -> dict[str, fl
 
 @experiment(
     "41-three-ways",
-    about="MiniLM on movie reviews, two epochs: frozen probe, parallel adapter (r = 16), full fine-tuning; test split.",
+    about="MiniLM on movie reviews: frozen probe (ten epochs), parallel adapter (r = 16), full fine-tuning (two); test split.",
     grid=[
         *({"method": m, "rows": rows, "seed": seed} for rows in (2000, 256) for m in CHOSEN for seed in SEEDS),
         *({"method": m, "rows": 2000, "seed": seed} for m in ("random-base", "shuffled-labels") for seed in SEEDS),
