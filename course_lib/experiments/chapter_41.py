@@ -61,7 +61,7 @@ def learning_rates(method: str, learning_rate: float, seed: int) -> dict[str, fl
 
 @experiment(
     "41-three-ways",
-    about="MiniLM on movie reviews: frozen probe (ten epochs), parallel adapter (r = 16), full fine-tuning (two); test split.",
+    about="MiniLM on movie reviews, test split: probe (ten epochs), parallel adapter (r = 16), full fine-tuning (two).",
     grid=[
         *({"method": m, "rows": rows, "seed": seed} for rows in (2000, 256) for m in CHOSEN for seed in SEEDS),
         *({"method": m, "rows": 2000, "seed": seed} for m in ("random-base", "shuffled-labels") for seed in SEEDS),
