@@ -9,9 +9,9 @@ from course_lib.experiments.registry import experiment
 SEEDS = range(5)
 SWEEP_SEED = 100  # not among the five
 SWEEP = {  # learning rates tried on the validation split
-    "adapter": (1e-3, 2e-3, 4e-3),
-    "full": (5e-5, 1e-4, 2e-4),
-    "probe": (1e-3, 3e-3, 1e-2),
+    "adapter": (1e-3, 2e-3, 4e-3, 8e-3),
+    "full": (5e-5, 1e-4, 2e-4, 4e-4),
+    "probe": (1e-3, 3e-3, 1e-2, 3e-2),
 }
 CHOSEN = {"adapter": 2e-3, "full": 1e-4, "probe": 3e-3}  # by the sweep below, at 2,000 rows
 ALL = 0  # rows=0 stands for the whole training split
