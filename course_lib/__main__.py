@@ -15,10 +15,11 @@ def doctor(options: argparse.Namespace) -> int:
 
 
 def fetch(options: argparse.Namespace) -> int:
-    from course_lib import sources
+    from course_lib import bases, sources
 
     packages = list(sources.SOURCES) if options.packages == ["all"] else options.packages or None
     folders = sources.fetch(packages, verify=options.verify)
+    bases.prepare()
     print(f"{len(folders)} sources are in place and verified ({folders[0].parent})")
     return 0
 
@@ -60,9 +61,13 @@ def experiment(options: argparse.Namespace) -> int:
 
 
 def methods(options: argparse.Namespace) -> int:
-    from course_lib import additive
+    """The table of methods; with a base, what each trains and stores there by default."""
+    from course_lib import additive, bases
+    from course_lib.evaluation.tables import Table
 
-    print(additive.methods())
+    base = bases.load_base(options.base) if options.base else None
+    rows = additive.methods(base)
+    print(Table(tuple(rows[0]), [tuple(str(cell) for cell in row.values()) for row in rows]))
     return 0
 
 
@@ -105,7 +110,8 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--list", action="store_true", help="show the points and which are there")
     command.add_argument("--only", metavar="KEY=VALUE", action="append", help="only these points")
     command.add_argument("--again", action="store_true", help="also the points that are there")
-    add(methods, "list every method with its family, paper, formula and count")
+    command = add(methods, "list every method with its family, paper, formula and count")
+    command.add_argument("--base", help="also count what each trains and stores on this base (minilm, smollm2)")
     command = add(assignment, "write a chapter's version for students, without solutions")
     command.add_argument("chapter")
     return result

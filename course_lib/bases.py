@@ -127,6 +127,7 @@ def fingerprint(model: nn.Module | dict[str, torch.Tensor]) -> str:
 
 
 def _read(path: str | Path, name: str, local: bool = True) -> Base:
+    import torch
     from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
     options = {"local_files_only": local, "trust_remote_code": False}
@@ -146,7 +147,8 @@ def _read(path: str | Path, name: str, local: bool = True) -> Base:
             f"No model could be read from {name!r}: {reason} "
             + ("Check the path." if local else "Check the name and the network, or leave out source='hub'.")
         ) from error
-    return Base(name, model.eval().requires_grad_(False), tokenizer)
+    device = "cuda" if torch.cuda.is_available() else "cpu"  # additions share its memory
+    return Base(name, model.to(device).eval().requires_grad_(False), tokenizer)
 
 
 def _tokenizer(auto, path, config, options):

@@ -3,6 +3,8 @@
     tuned = attach(base, ParallelAdapter(bottleneck=16), task=tasks.Classification(2))
 """
 
+from ..bases import Base
+from ..runtime import CourseError
 from .base import METHODS, Addition, Budget, Method, Sum, Tuned, attach, cache_below, load
 from .bitfit import BitFit
 from .bottleneck_adapter import BottleneckAdapter
@@ -29,12 +31,26 @@ __all__ = [
 ]
 
 
-def methods() -> list[dict[str, str | None]]:
-    """Every method of the course: name, family, paper, formula, count of trained parameters, and peft's type."""
-    return [
-        {
-            "name": name, "family": method.family, "paper": method.paper, "formula": method.formula,
-            "count": method.count, "peft": method.peft_type,
-        }
-        for name, method in METHODS.items() if method is not Sum
-    ]
+def methods(base: Base | None = None) -> list[dict[str, str]]:
+    """Every method of the course: name, family, paper, formula, count of trained parameters, and peft's type.
+
+    With a base, also what the method with its defaults trains and stores there, heads aside ("-": not defined there).
+    """
+    rows = []
+    for name, method in METHODS.items():
+        if method is Sum:
+            continue
+        row = {"method": name, "family": method.family, "paper": method.paper, "formula": method.formula}
+        row |= {"count": method.count, "peft": method.peft_type or "-"}
+        if base is not None:
+            row |= dict(zip(("trained", "stored"), _counts(base, method)))
+        rows.append(row)
+    return rows
+
+
+def _counts(base: Base, method: type[Method]) -> tuple[str, str]:
+    try:
+        budget = attach(base, method()).budget()
+    except CourseError:
+        return "-", "-"
+    return f"{budget.trained:,}", f"{budget.stored:,}"
