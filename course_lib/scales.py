@@ -16,8 +16,8 @@ SIZES: dict[str, dict[str, dict[str, object]]] = {
     },
     "41": {
         "laptop": {
-            "rows": 256, "test_rows": 400, "adapter_epochs": 3, "full_epochs": 2, "probe_epochs": 10,
-            "prompt_rows": 32, "prompt_test_rows": 48, "curve_rows": 48,
+            "rows": 256, "test_rows": 256, "adapter_epochs": 3, "full_epochs": 2, "probe_epochs": 10,
+            "prompt_rows": 24, "prompt_test_rows": 36, "curve_rows": 40,
         },
         "gpu": {
             "rows": 2000, "test_rows": 1569, "adapter_epochs": 3, "full_epochs": 3, "probe_epochs": 10,
