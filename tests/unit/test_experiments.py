@@ -114,3 +114,15 @@ def test_every_stored_result_belongs_to_an_experiment_and_its_grid():
             assert row["point"] in grid
             assert row["seconds"] > 0
             assert row["commit"] != "unknown"
+
+
+def test_chapter_41_uses_the_learning_rates_that_its_sweep_chooses():
+    """The smallest rate within one standard error of the best, on the 1,051 validation reviews."""
+    from course_lib.experiments.chapter_41 import CHOSEN
+
+    stored = results("41-learning-rates")
+    for method, chosen in CHOSEN.items():
+        found = {row["point"]["learning_rate"]: row["measured"]["accuracy"] for row in stored.rows(method=method)}
+        best = max(found.values())
+        error = (best * (1 - best) / 1051) ** 0.5
+        assert chosen == min(rate for rate, accuracy in found.items() if accuracy >= best - error), method
