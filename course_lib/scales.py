@@ -11,7 +11,7 @@ from course_lib.runtime import CourseError, scale
 
 SIZES: dict[str, dict[str, dict[str, object]]] = {
     "00": {
-        "laptop": {"words": 8, "reviews": 128, "test": 80, "batch": 8, "learning_rate": 0.05},
+        "laptop": {"words": 8, "reviews": 64, "test": 48, "batch": 8, "learning_rate": 0.1},
         "gpu": {"words": 25, "reviews": 1600, "test": 500, "batch": 16, "learning_rate": 0.03},
     },
     "41": {

@@ -94,6 +94,14 @@ def base_unchanged(attempt: Callable) -> None:
             raise Wrong("00.2.extra", name=last)
     except KeyError:
         raise Wrong("00.2.missing_error", name=last) from None
+    repeated = before[last].repeat(2, 1)
+    shapes = {"name": last, "old": tuple(before[last].shape), "new": tuple(repeated.shape)}
+    if says(**{last: repeated}):
+        raise Wrong("00.2.shape", **shapes)
+    if says(**{last: before[last].unsqueeze(0)}):
+        raise Wrong("00.2.shape", **(shapes | {"new": (1, *shapes["old"])}))
+    if says(**{last: before[last].double()}):
+        raise Wrong("00.2.dtype", name=last)
 
 
 def _answer(attempt: Callable, before: dict, after: dict) -> bool:

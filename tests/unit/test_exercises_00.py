@@ -45,12 +45,14 @@ def test_prompt_numbers_names(key, answer):
 
 
 def by_equal(before, after):
-    return before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+    return before.keys() == after.keys() and all(
+        a.dtype == after[name].dtype and torch.equal(a, after[name]) for name, a in before.items()
+    )
 
 
 def by_bytes(before, after):
     def as_bytes(state):
-        return {name: tensor.numpy().tobytes() for name, tensor in state.items()}
+        return {name: (tensor.shape, tensor.dtype, tensor.numpy().tobytes()) for name, tensor in state.items()}
 
     return as_bytes(before) == as_bytes(after)
 
@@ -60,6 +62,8 @@ def by_loop(before, after):
         return False
     different = 0
     for name, tensor in before.items():
+        if tensor.shape != after[name].shape or tensor.dtype != after[name].dtype:
+            return False
         different += (tensor != after[name]).sum()
     return different == 0
 
@@ -101,6 +105,20 @@ def over_before(before, after):
     return all(name in after and torch.equal(before[name], after[name]) for name in before)
 
 
+def elementwise(before, after):
+    return before.keys() == after.keys() and all((before[name] == after[name]).all() for name in before)
+
+
+def flattened(before, after):
+    return before.keys() == after.keys() and all(
+        before[name].flatten().tolist() == after[name].flatten().tolist() for name in before
+    )
+
+
+def any_dtype(before, after):
+    return before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+
+
 def unguarded(before, after):
     return all(torch.equal(before[name], after[name]) for name in before)
 
@@ -118,6 +136,9 @@ def unguarded(before, after):
         ("missing", lambda before, after: all(map(torch.equal, before.values(), after.values()))),
         ("missing_error", unguarded),
         ("extra", over_before),
+        ("shape", elementwise),
+        ("shape", flattened),
+        ("dtype", any_dtype),
         ("ambiguous", lambda before, after: before == after),
         ("always_true", lambda before, after: before.keys() == after.keys()),
         ("always_false", lambda before, after: False),
