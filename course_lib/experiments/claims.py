@@ -49,7 +49,7 @@ def claims_in(text: str) -> Iterator[Claim]:
 
 
 def quoted(terms: str) -> str:
-    """The text of a claim: `NAME column [k=v,k=v] [- k=v,k=v] [format] [interval]`."""
+    """The text of a claim: `NAME column [k=v,...] [- k=v,...] [format] [interval]`; `after-before` pairs two columns."""
     name, column, *rest = terms.split()
     interval = "interval" in rest
     rest = [word for word in rest if word != "interval"]
@@ -57,7 +57,9 @@ def quoted(terms: str) -> str:
     sides = " ".join(word for word in rest if word != spec).split(" - ")
     points = [_point(side) for side in sides]
     stored = results(name)
-    if len(points) == 2:
+    if "-" in column:
+        measured = stored.gain(*column.split("-"), **points[0])
+    elif len(points) == 2:
         measured = stored.difference(column, *points)
     else:
         measured = stored.measured(column, **points[0])

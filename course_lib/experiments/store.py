@@ -62,6 +62,11 @@ class Results:
         seeds = sorted(one.keys() & two.keys())
         return paired_seeds([one[seed] for seed in seeds], [two[seed] for seed in seeds])
 
+    def gain(self, after: str, before: str, **where: Any) -> Difference:
+        """Column `after` - column `before` of the same runs, paired by seed."""
+        one, two = self.values(after, **where), self.values(before, **where)
+        return paired_seeds(list(one.values()), list(two.values()))
+
     def table(self, by: Sequence[str], columns: Sequence[str], caption: str = "", spec: str = ".3f", **where) -> Table:
         """A table with one line a point, and the mean and interval of some columns."""
         points = list(dict.fromkeys(tuple(row["point"][key] for key in by) for row in self.rows(**where)))

@@ -27,7 +27,10 @@ def test_what_the_text_says_is_what_was_measured(path):
 @pytest.fixture
 def stored(tmp_path, monkeypatch):
     rows = [
-        {"point": {"method": method, "rows": 256, "seed": seed}, "measured": {"accuracy": value, "parameters": 1200.0}}
+        {
+            "point": {"method": method, "rows": 256, "seed": seed},
+            "measured": {"accuracy": value, "before": value - 0.1 * (1 + seed), "parameters": 1200.0},
+        }
         for method, values in {"probe": (0.60, 0.62, 0.64), "adapter": (0.70, 0.74, 0.75)}.items()
         for seed, value in enumerate(values)
     ]
@@ -41,6 +44,7 @@ GOOD = [
     "it reaches 73 %<!--claim made-up accuracy method=adapter .0% -->",
     "[0.570, 0.670]<!--claim made-up accuracy method=probe .3f interval-->",
     "better by 0.110<!--claim made-up accuracy method=adapter - method=probe .3f-->",
+    "a gain of +0.200<!--claim made-up accuracy-before method=probe +.3f-->",
     "1,200<!--claim made-up parameters method=probe ,.0f-->",
 ]
 
