@@ -49,7 +49,7 @@ def claims_in(text: str) -> Iterator[Claim]:
 
 
 def quoted(terms: str) -> str:
-    """The text of a claim: `NAME column [k=v,...] [- k=v,...] [format] [interval]`; `after-before` pairs two columns."""
+    """The text of a claim: `NAME column [k=v,...] [- k=v,...] [format] [interval]`; `after-before`: two columns."""
     name, column, *rest = terms.split()
     interval = "interval" in rest
     rest = [word for word in rest if word != "interval"]
