@@ -180,12 +180,14 @@ def _measure_bfloat16_speedup(budget: float = 0.6) -> float:
     import torch
 
     generator = torch.Generator().manual_seed(0)
-    hidden = torch.randn(1024, 384, generator=generator, requires_grad=True)
-    weight = torch.randn(1536, 384, generator=generator)
+    with torch.inference_mode(False):
+        hidden = torch.randn(1024, 384, generator=generator, requires_grad=True)
+        weight = torch.randn(1536, 384, generator=generator)
 
     def seconds(enabled: bool) -> float:
         start = time.perf_counter()
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+        # whoever asks first may stand inside no_grad or inference_mode
+        with torch.inference_mode(False), torch.enable_grad(), torch.autocast("cpu", torch.bfloat16, enabled=enabled):
             torch.nn.functional.linear(hidden, weight).sum().backward()
         return time.perf_counter() - start
 

@@ -173,3 +173,10 @@ def test_doctor_names_what_is_missing_and_the_remedy(monkeypatch, tmp_path):
     assert {f.item for f in report.findings if not f.ok} == {"Python", "datasets", "free memory", "sources"}
     assert "datasets: run `make lab`" in text
     assert "python -m course_lib fetch" in text
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_the_probe_works_wherever_it_is_asked_first(mode):
+    """evaluate(...) on a fresh machine asks inside no_grad."""
+    with mode():
+        assert runtime._measure_bfloat16_speedup(budget=0.01) > 0
