@@ -420,6 +420,7 @@ def _wrong_yes_no(logits: torch.Tensor, labels: torch.Tensor) -> dict[str, list[
     ones = torch.ones_like(logits)  # softmax of a single logit
     right = F.binary_cross_entropy_with_logits(logits, labels)
     literal = -labels * ones.log() + (1 - labels) * (1 - ones).log()
+    printed = -labels * F.logsigmoid(logits) + (1 - labels) * F.logsigmoid(-logits)
     return {
         "41.4.softmax_of_one": [
             torch.zeros(()),
@@ -434,6 +435,7 @@ def _wrong_yes_no(logits: torch.Tensor, labels: torch.Tensor) -> dict[str, list[
         ],
         "41.4.sum_not_mean": [right * len(labels)],
         "41.4.sigmoid_twice": [F.binary_cross_entropy_with_logits(logits.sigmoid(), labels)],
+        "41.4.printed_yes_no": [printed.mean(), printed.sum()],
         "41.4.only_yes": [
             -(labels * F.logsigmoid(logits)).mean(),
             -(labels * F.logsigmoid(logits)).sum() / labels.sum(),

@@ -386,6 +386,7 @@ def bce_of_softmax(z, y):
         ("sum_not_mean", yes_no(lambda z, y: F.binary_cross_entropy_with_logits(z, y, reduction="sum"))),
         ("sigmoid_twice", yes_no(lambda z, y: F.binary_cross_entropy_with_logits(z.sigmoid(), y))),
         ("only_yes", yes_no(lambda z, y: -(y * F.logsigmoid(z)).mean())),
+        ("printed_yes_no", yes_no(lambda z, y: (-y * F.logsigmoid(z) + (1 - y) * F.logsigmoid(-z)).mean())),
         ("overflow", yes_no(lambda z, y: F.binary_cross_entropy(z.sigmoid(), y))),
         ("yes_no_value", yes_no(lambda z, y: (z - y).pow(2).mean())),
         ("swapped", lambda *given: two_losses(*given)[::-1]),
