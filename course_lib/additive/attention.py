@@ -38,7 +38,10 @@ def switch_on(layout: Layout) -> None:
         )
     AttentionInterface.register(PREFIX + present, attend)
     AttentionMaskInterface.register(PREFIX + present, ALL_MASK_ATTENTION_FUNCTIONS[present])
-    layout.config._attn_implementation = PREFIX + present
+    # under a task's head the body keeps the config that it came with: all of them must name ours
+    for module in layout.model.modules():
+        if hasattr(module, "config"):
+            module.config._attn_implementation = PREFIX + present
 
 
 def insert(site: Site, slot: Slot, layout: Layout) -> list[Callable[[], None]]:

@@ -52,7 +52,7 @@ def stir(tuned, scale: float = 0.3):
     """Give every number of the additions a random value, as if trained: identity at init hides mistakes."""
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
-        for parameter in tuned.additions.parameters():
+        for parameter in getattr(tuned, "additions", tuned).parameters():
             parameter.add_(scale * torch.randn(parameter.shape, generator=generator))
     return tuned
 

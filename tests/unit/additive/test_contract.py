@@ -94,6 +94,17 @@ def test_an_addition_changes_the_answer_and_keeps_its_shape(models, ids, case, f
 
 
 @every
+def test_an_addition_acts_under_a_head_too(models, ids, case, family):
+    if case == "vocabulary-bias":
+        pytest.skip("it adds to scores over the vocabulary, which a classifier has not")
+    tuned = attach(models[family], CASES[case][0], task=cl.tasks.Classification(3))
+    stir(tuned.additions["default"].parts)
+    answer = call(tuned, ids)
+    with tuned.disabled():
+        assert (call(tuned, ids) - answer).abs().max() > 1e-4
+
+
+@every
 def test_disabled_and_detached_are_the_base_to_the_last_bit(models, ids, case, family):
     model = models[family]
     before, base = cl.fingerprint(model), base_answer(model, ids)
