@@ -2,28 +2,50 @@
 
 import pytest
 import torch
-from transformers import BertConfig, BertModel, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    BertConfig,
+    BertModel,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    RobertaConfig,
+    RobertaModel,
+)
 
 VOCABULARY, WIDTH, LAYERS = 97, 32, 3
 
 
-def tiny(family: str):
+def tiny(family: str, **sizes):
+    """A model of the family; `sizes` are those of `_empty`."""
     torch.manual_seed(1)
-    if family == "llama":
-        model = LlamaForCausalLM(LlamaConfig(
-            vocab_size=VOCABULARY, hidden_size=WIDTH, intermediate_size=48, num_hidden_layers=LAYERS,
-            num_attention_heads=4, num_key_value_heads=2, pad_token_id=0, eos_token_id=2, tie_word_embeddings=True,
+    return randomised(_empty(family, **sizes))
+
+
+def _empty(family, vocabulary=VOCABULARY, width=WIDTH, layers=LAYERS, heads=4, key_heads=2, ffn=48, positions=64):
+    if family in ("llama", "qwen2"):
+        config, model = {"llama": (LlamaConfig, LlamaForCausalLM), "qwen2": (Qwen2Config, Qwen2ForCausalLM)}[family]
+        return model(config(
+            vocab_size=vocabulary, hidden_size=width, intermediate_size=ffn, num_hidden_layers=layers,
+            num_attention_heads=heads, num_key_value_heads=key_heads, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+            tie_word_embeddings=family == "llama",
         ))
-    elif family == "gpt2":
-        model = GPT2LMHeadModel(GPT2Config(
-            vocab_size=VOCABULARY, n_embd=WIDTH, n_layer=LAYERS, n_head=4, n_positions=64, bos_token_id=1,
-            eos_token_id=2,
+    if family == "gpt2":
+        return GPT2LMHeadModel(GPT2Config(
+            vocab_size=vocabulary, n_embd=width, n_layer=layers, n_head=heads, n_inner=ffn, n_positions=positions,
+            bos_token_id=1, eos_token_id=2,
         ))
-    else:
-        model = BertModel(BertConfig(
-            vocab_size=VOCABULARY, hidden_size=WIDTH, intermediate_size=48, num_hidden_layers=LAYERS,
-            num_attention_heads=4, max_position_embeddings=64,
-        ))
+    config, model = {"bert": (BertConfig, BertModel), "roberta": (RobertaConfig, RobertaModel)}[family]
+    return model(config(
+        vocab_size=vocabulary, hidden_size=width, intermediate_size=ffn, num_hidden_layers=layers,
+        num_attention_heads=heads, max_position_embeddings=positions, pad_token_id=0,
+    ))
+
+
+def randomised(model):
+    """Every number away from its initial value, in eval mode."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.dim() == 1:  # norms and biases: away from one and zero
