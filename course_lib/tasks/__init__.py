@@ -3,5 +3,6 @@
 from .answering import Answer
 from .base import TASKS, Task, describe, from_description, inputs_of
 from .classification import Classification
+from .next_token import NextToken
 
-__all__ = ["TASKS", "Answer", "Classification", "Task", "describe", "from_description", "inputs_of"]
+__all__ = ["TASKS", "Answer", "Classification", "NextToken", "Task", "describe", "from_description", "inputs_of"]
