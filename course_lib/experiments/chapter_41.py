@@ -19,7 +19,9 @@ ALL = 0  # rows=0 stands for the whole training split
 EPOCHS = {"probe": 10}  # two for the others; on cached states ten of the probe's cost less than one of theirs
 
 
-def tune(method: str, rows: int, seed: int, learning_rate: float, split: str) -> dict[str, float]:
+def tune(
+    method: str, rows: int, seed: int, learning_rate: float, split: str, batch_size: int = 32
+) -> dict[str, float]:
     """Train on the first `rows` training reviews and score the given split."""
     import course_lib as cl
 
@@ -39,7 +41,10 @@ def tune(method: str, rows: int, seed: int, learning_rate: float, split: str) ->
     cl.seed(seed)
     tuned = cl.attach(base, methods[method], task=cl.tasks.Classification(2))
     data = cl.cache_below(tuned, train) if method == "probe" else train
-    history = cl.fit(tuned, data, epochs=EPOCHS.get(method, 2), learning_rate=learning_rate, seed=seed, progress=False)
+    history = cl.fit(
+        tuned, data, epochs=EPOCHS.get(method, 2), batch_size=batch_size, learning_rate=learning_rate, seed=seed,
+        progress=False,
+    )
     scores = cl.evaluate(tuned, reviews[split], metrics=["accuracy", "f1"], progress=False)
     return {
         "accuracy": scores["accuracy"].value, "f1": scores["f1"].value, "trained": tuned.budget().trained,
@@ -85,3 +90,19 @@ BEST = {"adapter": 4e-3, "full": 2e-4, "probe": 3e-2}  # the sweep's best, whate
 )
 def best_rates(method: str, rows: int, seed: int) -> dict[str, float]:
     return tune(method, rows, seed, BEST[method], "test")
+
+
+SMALL = (1e-3, 2e-3, 4e-3)  # learning rates of the adapter with batches of 16
+SWEEP_SEEDS = (100, 101, 102)
+
+
+@experiment(
+    "41-small-batches",
+    about="The adapter of 41-three-ways with batches of 16, 2,000 rows: validation accuracy by learning rate.",
+    grid=[
+        {"learning_rate": rate, "split": "validation", "seed": seed} for rate in SMALL for seed in SWEEP_SEEDS
+    ],
+    minutes=10,
+)
+def small_batches(learning_rate: float, split: str, seed: int) -> dict[str, float]:
+    return tune("adapter", 2000, seed, learning_rate, split, batch_size=16)
