@@ -1,4 +1,4 @@
-"""Where am I? Device, number format, threads, scale, seeds, and estimates of time and memory.
+"""Where am I? Device, number format, threads, scale, seeds, and an estimate of memory.
 
 Nothing here imports torch until it is asked for something that needs it, so that `import course_lib` stays quick.
 """
@@ -17,7 +17,6 @@ import shutil
 import sys
 import time
 import tomllib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -282,17 +281,6 @@ def estimate_memory(model: torch.nn.Module, batch_size: int, length: int, dtype:
     speaks = hasattr(inner, "get_output_embeddings") and inner.get_output_embeddings() is not None
     logits = 3 * tokens * getattr(config, "vocab_size", 0) * 4 if speaks else 0
     return weights + trained + blocks + logits
-
-
-def estimate_seconds(step: Callable[[], object], steps: int) -> float:
-    """Seconds for `steps` calls of `step`: one call warms up, the shorter of two more counts."""
-    step()
-    durations = []
-    for _ in range(2):
-        start = time.perf_counter()
-        step()
-        durations.append(time.perf_counter() - start)
-    return min(durations) * steps
 
 
 # --- doctor ----------------------------------------------------------------------------------------------------------

@@ -16,11 +16,11 @@ SIZES: dict[str, dict[str, dict[str, object]]] = {
     },
     "41": {
         "laptop": {
-            "rows": 256, "test_rows": 256, "adapter_epochs": 3, "full_epochs": 2, "probe_epochs": 10,
+            "words": 20, "rows": 256, "test_rows": 256, "adapter_epochs": 2, "full_epochs": 2, "probe_epochs": 10,
             "prompt_rows": 24, "prompt_test_rows": 36, "curve_rows": 40,
         },
         "gpu": {
-            "rows": 2000, "test_rows": 1569, "adapter_epochs": 3, "full_epochs": 3, "probe_epochs": 10,
+            "words": 1000, "rows": 2000, "test_rows": 1569, "adapter_epochs": 2, "full_epochs": 3, "probe_epochs": 10,
             "prompt_rows": 64, "prompt_test_rows": 128, "curve_rows": 256,
         },
     },

@@ -69,6 +69,9 @@ class History:
         return text + (", stopped early" if self.stopped_early else "") + (", interrupted" * self.interrupted)
 
 
+LONG = 120  # seconds; longer work is announced
+
+
 class Progress:
     """One line that moves: a tqdm bar in a terminal, an output that is replaced in a notebook, silence in a log.
 
@@ -90,6 +93,13 @@ class Progress:
         """One step more; the line is renewed at most five times a second."""
         self.done += 1
         now = time.perf_counter()
+        if self.done - self.first == 3:  # the first step warms up: what three took is a cautious guess
+            left = (now - self.start) / 3 * (self.total - self.done)
+            if left > LONG:
+                self.say(
+                    f"About {left / 60:.0f} min to go, as the first steps went. It may be interrupted: the best state "
+                    "so far stays in the model."
+                )
         postfix = f"loss {loss:.3f}, {tokens_per_second:,.0f} tokens/s"
         if self.bar is not None:
             self.bar.set_postfix_str(postfix, refresh=False)

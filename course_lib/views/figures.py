@@ -200,7 +200,8 @@ def next_tokens(
         ax.bar_label(bars, [f"{p:.2f}" if p >= 0.005 else "<.01" for _, p in tokens], padding=3, size=9, color=INK)
         ax.set_title(name, size=10, color=look.colour, pad=4)
         ax.invert_yaxis()
-        ax.set_xlim(0, 1.12)
+        ax.set_xlim(0, 1.12)  # room for the label of a sure token; probabilities end at 1
+        ax.spines["bottom"].set_bounds(0, 1)
         ax.set_xticks([0, 0.5, 1])
         ax.set_xlabel("probability")
         ax.grid(axis="y", visible=False)

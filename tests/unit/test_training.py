@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from toy_training import Dying, Tagger, Tagging, splits, texts, tiny_bert
 
 from course_lib.runtime import CourseError
-from course_lib.training import History, bucketed_batches, encode, fit, learning_rate_at
+from course_lib.training import History, bucketed_batches, encode, fit, history, learning_rate_at
 from course_lib.training.batches import parts_of
 
 TASK = Tagging()
@@ -358,3 +358,20 @@ def test_out_of_memory_with_single_rows_is_a_sentence():
     model.rows = 0
     with pytest.raises(CourseError, match="Memory ran out"):
         run(model)
+
+
+def test_long_work_is_announced_after_three_steps(monkeypatch, capsys):
+    now = iter(range(0, 10**6, 30))  # a clock on which every step takes half a minute
+    monkeypatch.setattr(history.time, "perf_counter", lambda: next(now))
+    progress = history.Progress(total=43, done=0, enabled=True)
+    for _ in range(5):
+        progress.step(loss=1.0, tokens_per_second=1.0)
+    said = capsys.readouterr().out
+    assert said.count("About 20 min to go") == 1
+
+
+def test_short_work_is_not_announced(capsys):
+    progress = history.Progress(total=43, done=0, enabled=True)
+    for _ in range(5):
+        progress.step(loss=1.0, tokens_per_second=1.0)
+    assert not capsys.readouterr().out
