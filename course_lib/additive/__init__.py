@@ -5,6 +5,7 @@
 
 from ..bases import Base
 from ..runtime import CourseError
+from .adapter_fusion import AdapterFusion
 from .base import METHODS, Addition, Budget, Method, Sum, Tuned, attach, cache_below, load
 from .bitfit import BitFit
 from .bottleneck_adapter import BottleneckAdapter
@@ -24,7 +25,7 @@ from .prompt_tuning import PromptTuning
 from .vocabulary_bias import VocabularyBias
 
 __all__ = [
-    "IA3", "METHODS", "Addition", "BitFit", "BottleneckAdapter", "Budget", "Compacter", "FullFineTuning",
+    "IA3", "METHODS", "AdapterFusion", "Addition", "BitFit", "BottleneckAdapter", "Budget", "Compacter", "FullFineTuning",
     "LayerNormTuning", "LinearProbe", "LlamaAdapter", "LoRA", "LoReFT", "Method", "MixAndMatch",
     "PTuning", "ParallelAdapter", "PrefixTuning",
     "PromptTuning", "Sum", "Tuned", "VocabularyBias", "attach", "cache_below", "load", "methods",

@@ -45,6 +45,16 @@ class Method:
         """Yield the modules of this addition, freshly initialised, each with the site where it acts."""
         raise NotImplementedError
 
+    # What a file says of a method: its fields, unless a method has more to say or to read.
+    def described(self) -> dict:
+        """The fields as JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_description(cls, fields: dict, state: dict[str, Tensor]) -> Method:
+        """The method that a file describes; `state` are the file's tensors, for methods that are made of some."""
+        return cls(**fields)
+
     # A method that peft computes too says how its files look there; state maps our names to tensors.
     peft_head: ClassVar[str] = "base_model.model."  # what stands before the head's name in peft's files
 

@@ -7,7 +7,6 @@ travels in the header of the safetensors file, which peft does not read.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 from collections.abc import Iterable
@@ -92,7 +91,7 @@ def describe(method: Method) -> dict:
     """A method as JSON: its name and fields."""
     if hasattr(method, "methods"):
         return {"name": "Sum", "methods": [describe(part) for part in method.methods]}
-    return {"name": type(method).__name__, **dataclasses.asdict(method)}
+    return {"name": type(method).__name__, **method.described()}
 
 
 def base_signature(layout: Layout) -> dict:
@@ -124,13 +123,13 @@ def load(base: Base | nn.Module | Tuned, folder: Path, name: str, trainable: boo
     from ..bases import Base
     from .base import Tuned, attach
 
-    config, state, description = _read(folder)
+    config, state, description = read(folder)
     tuned = base if isinstance(base, Tuned) else None
     layout = tuned.layout if tuned else Layout(base.model if isinstance(base, Base) else base)
     head = next((t for key, t in state.items() if key.endswith(("classifier.weight", "score.weight"))), None)
     if description is not None:
-        _check_base(layout, description["base"], folder)
-        method = _method_from(description["method"], folder)
+        check_base(layout, description["base"], folder)
+        method = _method_from(description["method"], folder, state)
         task = None if description["task"] is None else tasks.from_description(description["task"])
     else:
         method = _peft_class(config, folder).from_peft(config, state, layout)
@@ -148,7 +147,8 @@ def load(base: Base | nn.Module | Tuned, folder: Path, name: str, trainable: boo
     return tuned
 
 
-def _read(folder: Path) -> tuple[dict, dict[str, Tensor], dict | None]:
+def read(folder: Path) -> tuple[dict, dict[str, Tensor], dict | None]:
+    """(configuration, tensors, our description or None where peft wrote the files) of a saved addition."""
     missing = [file for file in (CONFIG, WEIGHTS) if not (folder / file).is_file()]
     if missing:
         raise CourseError(f"{folder} holds no saved addition: {' and '.join(missing)} is not there. Check the path.")
@@ -178,20 +178,24 @@ def _peft_class(config: dict, folder: Path) -> type[Method]:
     return known[kind]
 
 
-def _method_from(description: dict, folder: Path) -> Method:
+def _method_from(description: dict, folder: Path, state: dict[str, Tensor]) -> Method:
     from .base import METHODS, Sum
 
     fields = dict(description)
     name = fields.pop("name")
     if name == "Sum":
-        return Sum(*(_method_from(part, folder) for part in fields["methods"]))
+        return Sum(*(
+            _method_from(part, folder, {k.removeprefix(f"part{n}."): t for k, t in state.items()})
+            for n, part in enumerate(fields["methods"], start=1)
+        ))
     if name not in METHODS:
         raise CourseError(f"{folder} holds a {name!r}, which this version of the course does not know.")
     fields = {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
-    return METHODS[name](**fields)
+    return METHODS[name].from_description(fields, state)
 
 
-def _check_base(layout: Layout, wanted: dict, folder: Path) -> None:
+def check_base(layout: Layout, wanted: dict, folder: Path) -> None:
+    """Raise CourseError where `wanted`, the base an addition was saved on, is not the base of this layout."""
     own = base_signature(layout)
     differing = [key for key in own if key != "sample" and own[key] != wanted[key]]
     if differing:

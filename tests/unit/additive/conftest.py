@@ -82,3 +82,13 @@ def stir(tuned, scale: float = 0.3):
 def first(output):
     """Logits of a language model or classifier, states of a bare encoder."""
     return output.logits if "logits" in output else output.last_hidden_state
+
+
+def saved_adapters(model, folder, bottlenecks=(3, 4, 2)):
+    """Folders of bottleneck adapters that differ, as if trained on tasks of their own."""
+    from course_lib.additive import BottleneckAdapter, attach
+
+    return [
+        stir(attach(model, BottleneckAdapter(r, activation="relu" if r == 4 else "tanh"))).save(folder / f"task{r}")
+        for r in bottlenecks
+    ]
