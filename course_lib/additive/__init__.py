@@ -25,8 +25,8 @@ from .prompt_tuning import PromptTuning
 from .vocabulary_bias import VocabularyBias
 
 __all__ = [
-    "IA3", "METHODS", "AdapterFusion", "Addition", "BitFit", "BottleneckAdapter", "Budget", "Compacter", "FullFineTuning",
-    "LayerNormTuning", "LinearProbe", "LlamaAdapter", "LoRA", "LoReFT", "Method", "MixAndMatch",
+    "IA3", "METHODS", "AdapterFusion", "Addition", "BitFit", "BottleneckAdapter", "Budget", "Compacter",
+    "FullFineTuning", "LayerNormTuning", "LinearProbe", "LlamaAdapter", "LoRA", "LoReFT", "Method", "MixAndMatch",
     "PTuning", "ParallelAdapter", "PrefixTuning",
     "PromptTuning", "Sum", "Tuned", "VocabularyBias", "attach", "cache_below", "load", "methods",
 ]

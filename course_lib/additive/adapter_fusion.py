@@ -78,7 +78,7 @@ class AdapterFusion(Method):
         for source in sources:
             if source.design.placement != "pfeiffer":
                 raise CourseError(
-                    f"The adapter in {source.folder} has placement={source.design.placement!r}, but only 'pfeiffer' can "
+                    f"The adapter in {source.folder} has placement={source.design.placement!r}; only 'pfeiffer' can "
                     "be fused: a Houlsby adapter brings LayerNorms of its own, and a sum cannot pass through several."
                 )
             if source.design.skip_layers != sources[0].design.skip_layers:

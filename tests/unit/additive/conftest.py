@@ -1,5 +1,8 @@
 """Tiny random models of every family, with random biases and norms so that nothing cancels by accident."""
 
+import tempfile
+from pathlib import Path
+
 import pytest
 import torch
 from transformers import (
@@ -92,3 +95,11 @@ def saved_adapters(model, folder, bottlenecks=(3, 4, 2)):
         stir(attach(model, BottleneckAdapter(r, activation="relu" if r == 4 else "tanh"))).save(folder / f"task{r}")
         for r in bottlenecks
     ]
+
+
+def fused(family):
+    """An AdapterFusion for the family's tiny model; it holds its adapters' numbers, the folders are gone."""
+    from course_lib.additive import AdapterFusion
+
+    with tempfile.TemporaryDirectory() as folder:
+        return AdapterFusion(saved_adapters(tiny(family), Path(folder)))

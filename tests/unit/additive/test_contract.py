@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from conftest import VOCABULARY, first, stir
+from conftest import VOCABULARY, first, fused, stir
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
@@ -58,6 +58,7 @@ CASES = {  # name: (method, families, identity at init: exact difference allowed
     "loreft": (LoReFT(2, first=2, last=3), (*DECODERS, "bert"), None),
     "loreft-one": (LoReFT(3, first=0, last=1, layers=(1,)), (*DECODERS, "bert"), None),
     "mix-and-match": (MixAndMatch(3, 6, 12), (*DECODERS, "bert"), None),
+    **{f"fusion-{family}": (fused(family), (family,), None) for family in (*DECODERS, "bert")},
     "full": (FullFineTuning(), (*DECODERS, "bert"), 0.0),
 }
 GRID = [(name, family) for name, (_, families, _) in CASES.items() for family in families]
