@@ -18,29 +18,46 @@
     lms.surprise(model, ids)                          # bits of each token (N,)
     lms.generate(model, ids[:10], tokens=100, temperature=0.8, top_p=0.95, seed=0)   # (1, 110)
 
+    encoder = lms.Encoder(vocabulary=260, width=192)  # BERT's layout; logits for the token that stands there
+    encoder.states(ids[None, :64], attention_mask)    # (B, T, d); a GPT has states, too
+    pair = lms.EncoderDecoder(vocabulary=260)         # pair(source_ids, target_ids, source_mask) -> logits (B, T, V)
+    pair.given(source_ids)                            # the decoder behind its source: a model like the others
+
+    lms.to_transformers(model)                        # the same function as GPT2LMHeadModel, LlamaForCausalLM, ...
+    lms.from_transformers(cl.load_base("smollm2").model)
+
 Every file is a lesson of its own: ngram.py, convolution.py, recurrent.py, blocks.py (attention, norms, rotary
-positions, masks, the block), gpt.py, sampling.py, evaluation.py.
+positions, masks, the block), gpt.py, encoder.py, encoder_decoder.py, sampling.py, evaluation.py.
 """
 
 from .convolution import Convolution
+from .encoder import Encoder, EncoderConfig
+from .encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 from .evaluation import bits_per_byte, perplexity, surprise
 from .gpt import GPT, GPTConfig
 from .ngram import NGram
 from .recurrent import Recurrent
 from .sampling import generate, next_token_probabilities
 from .text import as_ids, windows
+from .transformers_weights import from_transformers, to_transformers
 
 __all__ = [
     "GPT",
     "Convolution",
+    "Encoder",
+    "EncoderConfig",
+    "EncoderDecoder",
+    "EncoderDecoderConfig",
     "GPTConfig",
     "NGram",
     "Recurrent",
     "as_ids",
     "bits_per_byte",
+    "from_transformers",
     "generate",
     "next_token_probabilities",
     "perplexity",
     "surprise",
+    "to_transformers",
     "windows",
 ]

@@ -112,7 +112,7 @@ class Cache:
 
 
 class Attention(nn.Module):
-    """softmax(Q K^T / sqrt h) V with H heads; keys and values from x itself or, across, from a `memory`.
+    """softmax(Q K^T / sqrt h) V with H heads; keys and values from x itself or, across, from another text.
 
     With G < H key-value heads, each serves H / G query heads (grouped-query attention, Ainslie et al. 2023).
     """
@@ -137,11 +137,11 @@ class Attention(nn.Module):
         causal: bool = False,  # without a mask: hide the future
         angles: tuple[Tensor, Tensor] | None = None,  # rotary positions of x
         cache: Cache | None = None,
-        memory: Tensor | None = None,  # (B, S, d)
+        memory: tuple[Tensor, Tensor] | None = None,  # keys and values to look at in place of x's own
     ) -> Tensor:
         B, T, d = x.shape
         query = self.query(x).view(B, T, self.heads, self.head_width).transpose(1, 2)  # (B, H, T, h)
-        key, value = self.keys_values(x if memory is None else memory)
+        key, value = self.keys_values(x) if memory is None else memory  # (B, G, S, h)
         if angles is not None:
             query, key = rotate(query, angles), rotate(key, angles)
         if cache is not None:
@@ -181,7 +181,7 @@ class Block(nn.Module):
     """A block adds to the residual stream x, once what attention found and once what the feed-forward made of it.
 
     Pre-norm adds f(norm(x)) to x and leaves the stream alone; post-norm, the original, puts a norm over each sum.
-    With `cross` the block also looks at a memory, between the two.
+    With `cross` the block also looks at another text, between the two.
     """
 
     def __init__(self, attention, ffn, norm, *, post_norm: bool = False, cross=None, dropout: float = 0.0):
@@ -192,7 +192,8 @@ class Block(nn.Module):
         self.ffn_norm, self.ffn = norm(), ffn
         self.post_norm, self.dropout = post_norm, nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, *, memory: Tensor | None = None, memory_mask: Tensor | None = None, **attention):
+    def forward(self, x: Tensor, *, memory=None, memory_mask: Tensor | None = None, **attention) -> Tensor:
+        """`memory` is cross.keys_values(...) of the other text; the rest goes to the attention over x itself."""
         x = self.add(x, self.attention_norm, lambda x: self.attention(x, **attention))
         if self.cross is not None:
             x = self.add(x, self.cross_norm, lambda x: self.cross(x, mask=memory_mask, memory=memory))

@@ -1,0 +1,195 @@
+"""Our weights in the classes of transformers and theirs in ours, where both compute the same function.
+
+    lms.to_transformers(gpt)                 # GPT2LMHeadModel or LlamaForCausalLM; of an Encoder BertForMaskedLM
+    lms.from_transformers(smollm2.model)     # a GPT with SmolLM2's weights
+
+The two sides cut the same matrices into different pieces (GPT-2 stores query, key and value as one, transposed). A pair
+(our names, their names) says that the pieces, put below each other, are equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from ..runtime import CourseError
+from .encoder import Encoder
+from .gpt import GPT
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Pairs = Iterator[tuple[list[str], list[str]]]
+ACTIVATIONS = {"gelu": "gelu", "gelu-tanh": "gelu_new", "relu": "relu", "silu": "silu"}
+
+
+def to_transformers(model: GPT | Encoder) -> PreTrainedModel:
+    """A transformers model with a copy of these weights, in eval mode. Raises CourseError where no class fits."""
+    import transformers
+
+    c = model.config
+    common = {
+        "vocab_size": c.vocabulary, "hidden_size": c.width, "num_hidden_layers": c.layers,
+        "num_attention_heads": c.heads, "intermediate_size": c.ffn_width or 4 * c.width,
+        "max_position_embeddings": c.context, "bos_token_id": None, "eos_token_id": None,
+    }  # fmt: skip
+    kind = kind_of(model)
+    if kind == "bert":
+        twin = transformers.BertForMaskedLM(transformers.BertConfig(
+            **common, hidden_act=ACTIVATIONS[c.activation], layer_norm_eps=c.epsilon, type_vocab_size=c.segments,
+            hidden_dropout_prob=c.dropout, attention_probs_dropout_prob=c.dropout, pad_token_id=None,
+        ))  # fmt: skip
+    elif kind == "llama":
+        twin = transformers.LlamaForCausalLM(transformers.LlamaConfig(
+            **common, hidden_act=ACTIVATIONS[c.activation], rms_norm_eps=c.epsilon, tie_word_embeddings=c.tied,
+            num_key_value_heads=c.key_value_heads or c.heads, rope_parameters=_rope(c.rotary_base),
+        ))  # fmt: skip
+    else:
+        common["n_inner"] = common.pop("intermediate_size")
+        twin = transformers.GPT2LMHeadModel(transformers.GPT2Config(
+            **common, activation_function=ACTIVATIONS[c.activation], layer_norm_epsilon=c.epsilon,
+            resid_pdrop=c.dropout, embd_pdrop=c.dropout, attn_pdrop=c.dropout, tie_word_embeddings=c.tied,
+        ))  # fmt: skip
+    copy(pairs(kind, c.layers, getattr(c, "tied", True)), model, twin, from_theirs=False)
+    return twin.eval()
+
+
+def from_transformers(model: PreTrainedModel) -> GPT | Encoder:
+    """The course's model with a copy of these weights: of GPT2LMHeadModel, LlamaForCausalLM or BertForMaskedLM.
+
+    A bare BertModel, such as MiniLM, gives an Encoder whose head over the vocabulary is freshly drawn.
+    """
+    c, kind = model.config, model.config.model_type
+    common = {
+        "vocabulary": c.vocab_size, "context": c.max_position_embeddings, "width": c.hidden_size,
+        "layers": c.num_hidden_layers, "heads": c.num_attention_heads,
+    }  # fmt: skip
+    ours = {theirs: name for name, theirs in ACTIVATIONS.items()}
+    if type(model).__name__ == "GPT2LMHeadModel":
+        own = GPT(
+            **common, ffn_width=c.n_inner, activation=ours[c.activation_function], epsilon=c.layer_norm_epsilon,
+            tied=c.tie_word_embeddings, dropout=c.resid_pdrop,
+        )  # fmt: skip
+    elif type(model).__name__ == "LlamaForCausalLM" and c.rope_parameters["rope_type"] == "default":
+        own = GPT(
+            **common, ffn_width=c.intermediate_size, activation=ours[c.hidden_act], epsilon=c.rms_norm_eps, gated=True,
+            norm="rms", positions="rotary", rotary_base=c.rope_parameters["rope_theta"], bias=False,
+            key_value_heads=c.num_key_value_heads, tied=c.tie_word_embeddings,
+        )  # fmt: skip
+    elif type(model).__name__ in ("BertForMaskedLM", "BertModel"):
+        own = Encoder(
+            **common, ffn_width=c.intermediate_size, activation=ours[c.hidden_act], epsilon=c.layer_norm_eps,
+            segments=c.type_vocab_size, dropout=c.hidden_dropout_prob,
+        )  # fmt: skip
+    else:
+        raise CourseError(
+            f"The course has no model that computes what {type(model).__name__} does; it has those of GPT2LMHeadModel, "
+            "LlamaForCausalLM, BertForMaskedLM and BertModel."
+        )
+    corresponding = pairs(kind, c.num_hidden_layers, c.tie_word_embeddings)
+    if type(model).__name__ == "BertModel":
+        bare = ((ours, [name.removeprefix("bert.") for name in theirs]) for ours, theirs in corresponding)
+        corresponding = ((ours, theirs) for ours, theirs in bare if not theirs[0].startswith("cls."))
+    copy(corresponding, own, model, from_theirs=True)
+    return own.eval()
+
+
+def kind_of(model: nn.Module) -> str:
+    """Whose layout this is: "gpt2", "llama" or "bert"; a sentence for mixtures of them."""
+    if isinstance(model, Encoder):
+        return "bert"
+    if isinstance(model, GPT):
+        c = model.config
+        if (c.norm, c.positions, c.gated, c.bias) == ("rms", "rotary", True, False):
+            return "llama"
+        plain = c.key_value_heads in (None, c.heads)
+        if (c.norm, c.positions, c.gated, c.bias) == ("layer", "learned", False, True) and plain:
+            return "gpt2"
+    raise CourseError(
+        f"No class of transformers computes what this {type(model).__name__} does: only a GPT in GPT-2's or in Llama's "
+        "full layout and an Encoder have one."
+    )
+
+
+def _rope(base: float) -> dict:
+    return {"rope_type": "default", "rope_theta": base}
+
+
+# --- which tensors correspond ----------------------------------------------------------------------------------------
+
+
+def pairs(kind: str, layers: int, tied: bool) -> Pairs:
+    """(our tensors, their tensors), equal when each side is put below each other; theirs of GPT-2 transposed first."""
+    yield from {"gpt2": _gpt2, "llama": _llama, "bert": _bert}[kind](layers)
+    if not tied:
+        yield ["head.weight"], ["lm_head.weight"]
+
+
+def _gpt2(layers: int) -> Pairs:
+    yield ["token_embedding.weight"], ["transformer.wte.weight"]
+    yield ["position_embedding.weight"], ["transformer.wpe.weight"]
+    for n in range(layers):
+        a, b = f"blocks.{n}.", f"transformer.h.{n}."
+        for kind in ("weight", "bias"):
+            yield [f"{a}attention.query.{kind}", f"{a}attention.key_value.{kind}"], [f"{b}attn.c_attn.{kind}"]
+            yield [f"{a}attention.output.{kind}"], [f"{b}attn.c_proj.{kind}"]
+            yield [f"{a}ffn.ffn_in.{kind}"], [f"{b}mlp.c_fc.{kind}"]
+            yield [f"{a}ffn.ffn_out.{kind}"], [f"{b}mlp.c_proj.{kind}"]
+            yield [f"{a}attention_norm.{kind}"], [f"{b}ln_1.{kind}"]
+            yield [f"{a}ffn_norm.{kind}"], [f"{b}ln_2.{kind}"]
+    for kind in ("weight", "bias"):
+        yield [f"norm.{kind}"], [f"transformer.ln_f.{kind}"]
+
+
+def _llama(layers: int) -> Pairs:
+    yield ["token_embedding.weight"], ["model.embed_tokens.weight"]
+    yield ["norm.weight"], ["model.norm.weight"]
+    for n in range(layers):
+        a, b = f"blocks.{n}.", f"model.layers.{n}."
+        yield [f"{a}attention.query.weight"], [f"{b}self_attn.q_proj.weight"]
+        yield [f"{a}attention.key_value.weight"], [f"{b}self_attn.{name}_proj.weight" for name in "kv"]
+        yield [f"{a}attention.output.weight"], [f"{b}self_attn.o_proj.weight"]
+        yield [f"{a}ffn.gate.weight"], [f"{b}mlp.gate_proj.weight"]
+        yield [f"{a}ffn.ffn_in.weight"], [f"{b}mlp.up_proj.weight"]
+        yield [f"{a}ffn.ffn_out.weight"], [f"{b}mlp.down_proj.weight"]
+        yield [f"{a}attention_norm.weight"], [f"{b}input_layernorm.weight"]
+        yield [f"{a}ffn_norm.weight"], [f"{b}post_attention_layernorm.weight"]
+
+
+def _bert(layers: int) -> Pairs:
+    for ours, theirs in (("token", "word"), ("position", "position"), ("segment", "token_type")):
+        yield [f"{ours}_embedding.weight"], [f"bert.embeddings.{theirs}_embeddings.weight"]
+    for kind in ("weight", "bias"):
+        yield [f"norm.{kind}"], [f"bert.embeddings.LayerNorm.{kind}"]
+        for n in range(layers):
+            a, b = f"blocks.{n}.", f"bert.encoder.layer.{n}."
+            yield [f"{a}attention.query.{kind}"], [f"{b}attention.self.query.{kind}"]
+            yield [f"{a}attention.key_value.{kind}"], [f"{b}attention.self.{name}.{kind}" for name in ("key", "value")]
+            yield [f"{a}attention.output.{kind}"], [f"{b}attention.output.dense.{kind}"]
+            yield [f"{a}attention_norm.{kind}"], [f"{b}attention.output.LayerNorm.{kind}"]
+            yield [f"{a}ffn.ffn_in.{kind}"], [f"{b}intermediate.dense.{kind}"]
+            yield [f"{a}ffn.ffn_out.{kind}"], [f"{b}output.dense.{kind}"]
+            yield [f"{a}ffn_norm.{kind}"], [f"{b}output.LayerNorm.{kind}"]
+        yield [f"transform.{kind}"], [f"cls.predictions.transform.dense.{kind}"]
+        yield [f"transform_norm.{kind}"], [f"cls.predictions.transform.LayerNorm.{kind}"]
+    yield ["head.bias"], ["cls.predictions.bias"]
+
+
+@torch.no_grad()
+def copy(corresponding: Pairs, ours: nn.Module, theirs: nn.Module, from_theirs: bool) -> None:
+    """Fill one side's tensors from the other's."""
+    own, other = ours.state_dict(), their_tensors(theirs)
+    for our_names, their_names in corresponding:
+        us, them = [own[name] for name in our_names], [other[name] for name in their_names]
+        source, target = (them, us) if from_theirs else (us, them)
+        for tensor, part in zip(target, torch.cat(source).split([len(t) for t in target])):
+            tensor.copy_(part)
+
+
+def their_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """The state of a transformers model with every matrix as (out, in): views, so that writing to them fills it."""
+    turned = {f"{path}.weight" for path, module in model.named_modules() if type(module).__name__ == "Conv1D"}
+    return {name: tensor.T if name in turned else tensor for name, tensor in model.state_dict().items()}
