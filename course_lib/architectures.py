@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedTokenizerBase
 
+HEADS = ("classifier", "score", "classification_head")  # what transformers' families call a task's head
 ROLES = ("query", "key", "value", "output", "ffn_in", "ffn_out", "query_key_value")
 
 
@@ -163,7 +164,7 @@ class Layout:
     @property
     def head(self) -> nn.Module | None:
         """The module that turns states into class scores, if the model is a classifier."""
-        return next((getattr(self.model, name) for name in ("classifier", "score") if hasattr(self.model, name)), None)
+        return next((getattr(self.model, name) for name in HEADS if hasattr(self.model, name)), None)
 
     @property
     def lm_head(self) -> nn.Module | None:

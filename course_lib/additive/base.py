@@ -281,6 +281,7 @@ class Tuned(nn.Module):
         """transformers' generate with additions; the prompt's ids are cut from what comes back."""
         with self._routed(additions, None):
             model, prepared = self._prepare({"input_ids": input_ids, **options}, positions=False)
+            self._check_length(prepared.inputs, options.get("max_new_tokens") or 0)
             answer = model.generate(**prepared.inputs)
         if torch.is_tensor(answer):
             return answer[:, prepared.length:]
@@ -326,16 +327,19 @@ class Tuned(nn.Module):
                 if hasattr(module, "before_call"):
                     self.route.memo[module] = module.before_call(batch, self.layout)
 
-    def _check_length(self, batch: dict) -> None:
+    def _check_length(self, batch: dict, new: int = 0) -> None:
+        """Where positions are a table, the text, what stands before it and what is to be written must fit in."""
         ids, longest = batch.get("input_ids"), self.layout.longest
         if ids is None or longest is None:
             return
         modules = [m for name in self.route.names() for m in self.additions[name].parts.values()]
         shift = max((getattr(module, "shift", 0) for module in modules), default=0)
-        if ids.shape[-1] + shift > longest:
-            prefix = f" and the prefix {shift}" if shift else ""
+        if ids.shape[-1] + shift + new > longest:
+            parts = [f"{ids.shape[-1]} tokens"]
+            parts += [f"the prefix {shift}"] * (shift > 0) + [f"{new} are to be written"] * (new > 0)
             raise CourseError(
-                f"The text has {ids.shape[-1]} tokens{prefix}, but this model has {longest} positions: cut the text."
+                f"The text has {' and '.join(parts)}, but this model has {longest} positions: cut the text"
+                f"{', or write less' if new else ''}."
             )
 
     def _model_in_use(self) -> nn.Module:

@@ -101,7 +101,13 @@ def outputs(
     bar = tqdm(total=len(features), desc="evaluating", unit="row", delay=2, leave=False, disable=not progress)
     with bar, torch.no_grad(), _evaluation_mode(model), _autocast(model, device):
         for rows in batches:
-            batch = task.collate([features[i] for i in rows], tokenizer)
+            chosen = [features[i] for i in rows]
+            if hasattr(task, "generate"):  # a text is written token after token, not read off one call
+                predictions += task.generate(model, chosen, tokenizer, batch_size=len(chosen))
+                references += [feature["reference"] for feature in chosen]
+                bar.update(len(rows))
+                continue
+            batch = task.collate(chosen, tokenizer)
             batch = {name: value.to(device) if hasattr(value, "to") else value for name, value in batch.items()}
             output = model(**inputs_of(batch))
             predictions += list(task.predictions(output, batch))

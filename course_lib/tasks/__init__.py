@@ -3,6 +3,12 @@
 from .answering import Answer
 from .base import TASKS, Task, describe, from_description, inputs_of
 from .classification import Classification
+from .generation import Generation
 from .next_token import NextToken
+from .sequence_to_sequence import SequenceToSequence
+from .tagging import Tagging
 
-__all__ = ["TASKS", "Answer", "Classification", "NextToken", "Task", "describe", "from_description", "inputs_of"]
+__all__ = [
+    "TASKS", "Answer", "Classification", "Generation", "NextToken", "SequenceToSequence", "Tagging", "Task",
+    "describe", "from_description", "inputs_of",
+]

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..runtime import CourseError
-from .base import Task, column, pad
+from .base import Task, column, filled, pad, require_writer
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,11 @@ class Answer(Task):
     label: str = "label"
     max_length: int = 128
 
+    def with_head(self, model: nn.Module, tokenizer=None) -> nn.Module:
+        """The model as it is, if it can answer at all."""
+        require_writer(model, self, encoder=False)
+        return model
+
     def word_ids(self, tokenizer) -> list[int]:
         """The token id of each word; an error names a word that is more than one token."""
         ids = [tokenizer(word, add_special_tokens=False)["input_ids"] for word in self.words]
@@ -37,9 +42,7 @@ class Answer(Task):
     def encode(self, rows: dict[str, list], tokenizer) -> dict[str, list]:
         labels = column(rows, self.label, self)
         words = self.word_ids(tokenizer)
-        every_row = (dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True))
-        texts = [self.template.format(**row) for row in every_row]
-        ids = tokenizer(texts)["input_ids"]
+        ids = tokenizer(filled(self.template, rows, self))["input_ids"]
         # the question stands at the end, so what is too long loses its beginning
         return {"input_ids": [i[-self.max_length :] for i in ids], "labels": [words[label] for label in labels]}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,15 +10,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..runtime import CourseError
-from .base import Task, column, pad
+from .base import Task, column, pad, with_new_head
 
 
 @dataclass(frozen=True)
 class Classification(Task):
     """Choose one of `labels` classes for the text in column `text`; the integer label stands in column `label`.
 
-    Texts are cut to `max_length` tokens. The head is transformers' own: BERT's pooled [CLS] state or a decoder's last
-    state, then one linear layer.
+    Texts are cut to `max_length` tokens. The head is transformers' own: one linear layer on BERT's pooled [CLS] state
+    or on a decoder's last state; in RoBERTa and T5 (the decoder's state at the end token) after a tanh layer.
     """
 
     labels: int = 2
@@ -35,23 +34,7 @@ class Classification(Task):
         """transformers' classifier class around the very modules of `model`, with a freshly drawn head."""
         from transformers import AutoModelForSequenceClassification
 
-        config = copy.deepcopy(model.config)
-        config.num_labels = self.labels
-        if config.pad_token_id is None:  # decoders' heads look for the last token that is not padding
-            config.pad_token_id = config.eos_token_id if tokenizer is None else tokenizer.pad_token_id
-        with torch.device("meta"):
-            headed = AutoModelForSequenceClassification.from_config(config)
-        setattr(headed, headed.base_model_prefix, model.base_model)
-        name = "classifier" if hasattr(headed, "classifier") else "score"
-        empty = getattr(headed, name)
-        if not isinstance(empty, nn.Linear):
-            raise CourseError(f"The head of {type(headed).__name__} is not one linear layer, as this task needs.")
-        head = nn.Linear(empty.in_features, empty.out_features, bias=empty.bias is not None)
-        nn.init.normal_(head.weight, std=getattr(config, "initializer_range", 0.02))
-        if head.bias is not None:
-            nn.init.zeros_(head.bias)
-        setattr(headed, name, head)
-        return headed
+        return with_new_head(model, tokenizer, AutoModelForSequenceClassification, self.labels)
 
     def encode(self, rows: dict[str, list], tokenizer) -> dict[str, list]:
         texts, labels = column(rows, self.text, self), column(rows, self.label, self)
