@@ -22,13 +22,14 @@ from .p_tuning import PTuning
 from .parallel_adapter import ParallelAdapter
 from .prefix_tuning import PrefixTuning
 from .prompt_tuning import PromptTuning
+from .unipelt import UniPELT
 from .vocabulary_bias import VocabularyBias
 
 __all__ = [
     "IA3", "METHODS", "AdapterFusion", "Addition", "BitFit", "BottleneckAdapter", "Budget", "Compacter",
     "FullFineTuning", "LayerNormTuning", "LinearProbe", "LlamaAdapter", "LoRA", "LoReFT", "Method", "MixAndMatch",
     "PTuning", "ParallelAdapter", "PrefixTuning",
-    "PromptTuning", "Sum", "Tuned", "VocabularyBias", "attach", "cache_below", "load", "methods",
+    "PromptTuning", "Sum", "Tuned", "UniPELT", "VocabularyBias", "attach", "cache_below", "load", "methods",
 ]
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .sites import Site, Slot
 
 PREFIX = "course_"  # our functions are called course_sdpa and course_eager, after the one they call
+SEEN = "course_seen"  # the argument under which a gated prefix is shown what attention's projections read
 
 
 def switch_on(layout: Layout) -> None:
@@ -52,17 +53,28 @@ def insert(site: Site, slot: Slot, layout: Layout) -> list[Callable[[], None]]:
     removers = [layout.attention_module(block).__dict__["course_slots"].clear for block in blocks]
     if site.block is None:  # prefixes move the text to later positions
         removers.append(layout.body.register_forward_pre_hook(_shift(slot), with_kwargs=True).remove)
+    if site.where == "gated":
+        for block in blocks:
+            removers.append(layout.attention_module(block).register_forward_pre_hook(_show, with_kwargs=True).remove)
     return removers
 
 
 def attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options):
     """The base's attention with the additions of this layer; shapes (B, heads, T, head_dim)."""
+    x, T, width = options.pop(SEEN, None), key.shape[2], query.shape[3]
     slots = module.__dict__.get("course_slots", [])
     found = [(slot, block, name, rows, part) for slot, block in slots for name, rows, part in slot.present(query)]
     prefixes = [(rows, *part.keys_values(slot, block)) for slot, block, _, rows, part in found if part_is_prefix(part)]
+    gate = None
     if prefixes:
         key, value, attention_mask = _prepend(prefixes, query, key, value, attention_mask, module, options)
+        gate = _gate(found, x, query)
+    if gate is not None:
+        options["scaling"] = options.get("scaling") or width**-0.5
+        query, key, value = _apart(gate, key.shape[2] - T, query, key, value)
     said, weights = _base_function(module)(module, query, key, value, attention_mask, **options)
+    if gate is not None:
+        said = said[..., :width] + gate.transpose(1, 2) * said[..., width:]
     for _, _, _, rows, part in found:
         if not part_is_prefix(part):  # a term beside the base's attention; said has shape (B, T, heads, head_dim)
             seen = query if rows is None else query[rows]
@@ -106,6 +118,31 @@ def _prepend(prefixes, query, key, value, mask, module, options) -> tuple[Tensor
     front = seen.expand(B, mask.shape[1], mask.shape[2], -1)
     mask = torch.cat([front, mask.expand(B, -1, -1, -1)], dim=-1)
     return torch.cat([P_K, key], dim=2), torch.cat([P_V, value], dim=2), mask
+
+
+def _gate(found, x: Tensor | None, query: Tensor) -> Tensor | None:
+    """What stands before the prefix at each query, (B, 1, T, 1): 1 on rows without a gate; None where none has one."""
+    gate = None
+    for slot, block, _, rows, part in found:
+        if hasattr(part, "gates"):
+            g = slot.said(part.gates[block], x, rows)[:, None].to(query.dtype).expand(-1, -1, query.shape[2], -1)
+            gate = query.new_ones(len(query), 1, query.shape[2], 1) if gate is None else gate
+            gate = g if rows is None else gate.index_copy(0, rows, g)
+    return gate
+
+
+def _apart(gate: Tensor, p: int, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """softmax([g q P_k ; q K]) [g P_v ; V] with a g for each query: text and prefix in two halves of a space twice as
+    wide, [q ; g q] against [K ; 0] and [0 ; P_k]. What comes back is the text's half and, without its g, the prefix's.
+    """
+    prefix = (torch.arange(key.shape[2], device=key.device) < p)[:, None]
+    key, value = (torch.cat([t.masked_fill(prefix, 0), t.masked_fill(~prefix, 0)], dim=-1) for t in (key, value))
+    return torch.cat([query, gate * query], dim=-1), key, value
+
+
+def _show(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    """Hand attention's input (B, T, d) on to `attend`."""
+    return args, {**kwargs, SEEN: args[0] if args else kwargs["hidden_states"]}
 
 
 def _base_function(module: nn.Module) -> Callable:

@@ -322,6 +322,7 @@ class Tuned(nn.Module):
 
     def _think_ahead(self, batch: dict) -> None:
         """Let additions compute what they need once a call, before the first block."""
+        self.route.memo["attention_mask"] = batch.get("attention_mask")
         for name in self.route.names():
             for module in self.additions[name].parts.values():
                 if hasattr(module, "before_call"):

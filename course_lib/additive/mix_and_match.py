@@ -20,12 +20,13 @@ from .sites import Site
 
 @dataclass(frozen=True)
 class MixAndMatch(Method):
-    """The prefix's `length` p and `hidden`, the adapter's `bottleneck` r and `scale` s."""
+    """The prefix's `length` p, `hidden` and `compat`, the adapter's `bottleneck` r and `scale` s."""
 
     length: int = 30
     hidden: int | None = 512
     bottleneck: int = 512
     scale: float = 4.0
+    compat: str | None = None
 
     family = "hybrid"
     paper = "He et al. 2022"
@@ -35,5 +36,5 @@ class MixAndMatch(Method):
 
     def place(self, layout: Layout) -> Iterator[tuple[Site, nn.Module]]:
         yield from Sum(
-            PrefixTuning(self.length, self.hidden), ParallelAdapter(self.bottleneck, self.scale)
+            PrefixTuning(self.length, self.hidden, self.compat), ParallelAdapter(self.bottleneck, self.scale)
         ).place(layout)

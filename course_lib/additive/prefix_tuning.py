@@ -23,10 +23,14 @@ from .sites import Site, Slot
 
 @dataclass(frozen=True)
 class PrefixTuning(Method):
-    """`length` p; `hidden` is the width of the MLP's middle layer, None for no reparametrisation (P-tuning v2)."""
+    """`length` p; `hidden` is the width of the MLP's middle layer, None for no reparametrisation (P-tuning v2).
+
+    The text stands behind the prefix, p positions later. `compat="adapters"`: it keeps its positions, as there.
+    """
 
     length: int = 10
     hidden: int | None = 512
+    compat: str | None = None
 
     family = "additive"
     paper = "Li and Liang 2021; Liu et al. 2022"
@@ -39,13 +43,17 @@ class PrefixTuning(Method):
     def __post_init__(self):
         if self.length < 1:
             raise CourseError(f"A prefix of {self.length} positions is none: its length must be at least 1.")
+        if self.compat not in (None, "adapters"):
+            raise CourseError(f"compat={self.compat!r} is not known: prefixes have compat='adapters', or none.")
 
     def place(self, layout: Layout) -> Iterator[tuple[Site, nn.Module]]:
-        head_width = layout.projection(0, "query").size[0] // layout.num_heads
-        shape = (layout.num_layers, 2, layout.key_width // head_width, head_width)
-        yield Site("attend"), Prefix(self.length, shape, layout.width, self.hidden)
+        prefix = Prefix(self.length, prefix_shape(layout), layout.width, self.hidden)
+        prefix.shift = 0 if self.compat else self.length
+        yield Site("attend"), prefix
 
-    def to_peft(self, layout: Layout, state: dict[str, Tensor]) -> tuple[dict, dict[str, Tensor]]:
+    def to_peft(self, layout: Layout, state: dict[str, Tensor]) -> tuple[dict, dict[str, Tensor]] | None:
+        if self.compat:
+            return None
         head_width = layout.projection(0, "query").size[0] // layout.num_heads
         fields = prompt_config(layout, self.length)
         # peft's words for grouped heads: as many heads, and as wide a token, as the keys have
@@ -60,12 +68,19 @@ class PrefixTuning(Method):
         return {"attend.prefix": state["prompt_embeddings"]}
 
 
+def prefix_shape(layout: Layout) -> tuple[int, int, int, int]:
+    """(L, 2, kv heads, head width): what one position of a prefix holds."""
+    head_width = layout.projection(0, "query").size[0] // layout.num_heads
+    return layout.num_layers, 2, layout.key_width // head_width, head_width
+
+
 class Prefix(nn.Module):
     """P_k and P_v of all layers; `shape` is (L, 2, kv heads, head width)."""
 
     def __init__(self, length: int, shape: tuple[int, int, int, int], width: int, hidden: int | None):
         super().__init__()
-        self.shift, self.shape, self.mlp = length, shape, None
+        self.length, self.shape, self.mlp = length, shape, None
+        self.shift = length  # by how many positions the text moves
         size = shape[0] * 2 * shape[2] * shape[3]
         if hidden is None:
             self.prefix = nn.Parameter(torch.randn(length, size))
@@ -84,7 +99,7 @@ class Prefix(nn.Module):
         """P_k and P_v of one layer, (kv heads, p, head width)."""
         table = slot.route.memo.get(self)
         table = self.table() if table is None else table
-        P_k, P_v = table.reshape(self.shift, *self.shape)[:, block].permute(1, 2, 0, 3)
+        P_k, P_v = table.reshape(self.length, *self.shape)[:, block].permute(1, 2, 0, 3)
         return P_k, P_v
 
     def stored(self) -> dict[str, Tensor]:

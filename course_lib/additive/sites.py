@@ -132,12 +132,17 @@ class Slot:
     def add(self, h: Tensor, x: Tensor | None = None) -> Tensor:
         """h + f(x) on the rows that have an addition here; without x it is h + f(h). Returns h itself if none has."""
         for _, rows, module in self.present(h):
-            seen = h if x is None else x
-            if rows is None:
-                h = h + _in_dtype(module, seen).to(h.dtype)
-            else:
-                h = h.index_add(0, rows, _in_dtype(module, seen[rows]).to(h.dtype))
+            term = self.said(module, h if x is None else x, rows).to(h.dtype)
+            h = h + term if rows is None else h.index_add(0, rows, term)
         return h
+
+    def said(self, module: nn.Module, x: Tensor, rows: Tensor | None) -> Tensor:
+        """f(x) on some rows, None for all; one that averages over a text is told which positions are text."""
+        x = x if rows is None else x[rows]
+        mask = self.route.memo.get("attention_mask") if getattr(module, "averages", False) else None
+        if mask is None:
+            return _in_dtype(module, x)
+        return _in_dtype(module, x, mask if rows is None else mask[rows])
 
     def add_to(self, columns: slice, y: Tensor, x: Tensor) -> Tensor:
         """y + f(x) on some columns of y: those of one role in a fused projection."""
@@ -187,12 +192,12 @@ def _put(y: Tensor, columns: slice, part: Tensor) -> Tensor:
     return torch.cat([y[..., : columns.start], part, y[..., columns.stop :]], dim=-1)
 
 
-def _in_dtype(module: nn.Module, x: Tensor) -> Tensor:
+def _in_dtype(module: nn.Module, x: Tensor, *more: Tensor) -> Tensor:
     """module(x) in the module's number format, unless autocast chooses it."""
     if torch.is_autocast_enabled(x.device.type):
-        return module(x)
+        return module(x, *more)
     own = next(module.parameters()).dtype
-    return module(x if x.dtype == own else x.to(own))
+    return module(x if x.dtype == own else x.to(own), *more)
 
 
 def insert(site: Site, slot: Slot, layout: Layout) -> list[Callable[[], None]]:

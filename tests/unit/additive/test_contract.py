@@ -28,6 +28,7 @@ from course_lib.additive import (
     PromptTuning,
     PTuning,
     Sum,
+    UniPELT,
     VocabularyBias,
     attach,
     load,
@@ -59,6 +60,7 @@ CASES = {  # name: (method, families, identity at init: exact difference allowed
     "loreft-one": (LoReFT(3, first=0, last=1, layers=(1,)), (*DECODERS, "bert"), None),
     "mix-and-match": (MixAndMatch(3, 6, 12), (*DECODERS, "bert"), None),
     **{f"fusion-{family}": (fused(family), (family,), None) for family in (*DECODERS, "bert")},
+    "unipelt": (UniPELT(3, 6, 4, 2), (*DECODERS, "bert"), None),
     "full": (FullFineTuning(), (*DECODERS, "bert"), 0.0),
 }
 GRID = [(name, family) for name, (_, families, _) in CASES.items() for family in families]
