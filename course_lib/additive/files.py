@@ -132,8 +132,10 @@ def load(base: Base | nn.Module | Tuned, folder: Path, name: str, trainable: boo
         method = _method_from(description["method"], folder, state)
         task = None if description["task"] is None else tasks.from_description(description["task"])
     else:
-        method = _peft_class(config, folder).from_peft(config, state, layout)
         task = None if head is None else tasks.Classification(labels=len(head))
+        if task and not tuned:  # peft's names begin at the model with its head
+            layout = Layout(task.with_head(layout.model))
+        method = _peft_class(config, folder).from_peft(config, state, layout)
     if tuned is None:
         tuned = attach(base, method, task=task, name=name)
         tuned.additions[name].requires_grad_(trainable)

@@ -159,6 +159,18 @@ def test_we_open_what_peft_saves_with_the_same_gradients(models, ids, case, fami
     assert expected.keys() == found.keys()
 
 
+@pytest.mark.parametrize(("case", "family"), [("lora", "llama"), ("lora", "bert"), ("ia3-bert", "bert"), ("norms", "bert")])
+def test_we_open_what_peft_saves_of_a_classifier(models, ids, case, family, tmp_path):
+    config = SHARED[case][2](family)
+    config.task_type = "SEQ_CLS"
+    theirs = randomised(peft.get_peft_model(classifier(models[family]), config).eval())
+    theirs.config.pad_token_id = 0
+    theirs.save_pretrained(tmp_path)
+    ours = load(models[family], tmp_path)
+    assert ours.task == cl.tasks.Classification(3)
+    assert (ours(**ones(ids)).logits - theirs(**ones(ids)).logits).abs().max() < 5e-5
+
+
 def _named(addition):
     """(name in files, parameter)"""
     for site, module in addition.at(*{site.kind for site in addition.sites}):
