@@ -146,6 +146,13 @@ def test_only_the_addition_learns_and_all_of_it(models, ids, case, family):
     assert all(parameter.grad is None for parameter in tuned.model.parameters())
 
 
+@pytest.mark.parametrize(("case", "family"), [pair for pair in GRID if pair[0] != "vocabulary-bias"])
+def test_under_a_task_all_of_the_addition_learns(models, ids, case, family):
+    tuned = stir(attach(models[family], CASES[case][0], task=cl.tasks.Classification(3))).train()
+    call(tuned, ids).square().sum().backward()
+    assert not [name for name, p in tuned.additions.named_parameters() if p.grad is None]
+
+
 @every
 def test_handed_in_models_keep_their_flags_and_config(models, ids, case, family):
     model = copy.deepcopy(models[family])

@@ -159,7 +159,9 @@ def test_we_open_what_peft_saves_with_the_same_gradients(models, ids, case, fami
     assert expected.keys() == found.keys()
 
 
-@pytest.mark.parametrize(("case", "family"), [("lora", "llama"), ("lora", "bert"), ("ia3-bert", "bert"), ("norms", "bert")])
+@pytest.mark.parametrize(
+    ("case", "family"), [("lora", "llama"), ("lora", "bert"), ("ia3-bert", "bert"), ("norms", "bert")]
+)
 def test_we_open_what_peft_saves_of_a_classifier(models, ids, case, family, tmp_path):
     config = SHARED[case][2](family)
     config.task_type = "SEQ_CLS"
