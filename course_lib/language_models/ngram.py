@@ -16,7 +16,7 @@ from ..runtime import CourseError
 from .text import as_ids
 
 SMOOTHINGS = ("kneser-ney", "add-k")
-ROWS = 4096  # positions whose V probabilities are computed at once
+CELLS = 2**22  # probabilities computed at once: 32 MB
 
 
 @dataclass
@@ -28,13 +28,13 @@ class Table:
     contexts: np.ndarray  # (K,) sorted contexts, each once
     first: np.ndarray  # (K + 1,) followers of context k are grams[first[k]:first[k + 1]]
     totals: np.ndarray  # (K,) counts summed over the followers
-    discount: float = 0.0  # taken from every count by Kneser-Ney
+    discount: float  # taken from every count by Kneser-Ney
 
     @classmethod
-    def of(cls, grams: np.ndarray, counts: np.ndarray, vocabulary: int) -> Table:
+    def of(cls, grams: np.ndarray, counts: np.ndarray, vocabulary: int, discount: float) -> Table:
         contexts, first = np.unique(grams // vocabulary, return_index=True)
         totals = np.add.reduceat(counts, first)
-        return cls(grams, counts, contexts, np.append(first, len(grams)), totals)
+        return cls(grams, counts, contexts, np.append(first, len(grams)), totals, discount)
 
 
 class NGram(nn.Module):
@@ -70,18 +70,15 @@ class NGram(nn.Module):
             raise CourseError(
                 f"The ids go from {ids.min()} to {ids.max()}, the vocabulary from 0 to {self.vocabulary - 1}."
             )
-        self.tables = []
-        kneser_ney, above = self.smoothing == "kneser-ney", None
+        self.tables, V, different = [], self.vocabulary, None
         for order in range(self.order, 0, -1):
-            if kneser_ney and above is not None:  # the different tokens in front: (n + 1)-grams without their first
-                seen = above % self.vocabulary**order
+            if self.smoothing == "kneser-ney" and order < self.order:  # by the different tokens seen in front
+                grams, counts = np.unique(different % V**order, return_counts=True)
             else:
-                seen = numbers(ids, order, self.vocabulary)
-            above, counts = np.unique(seen, return_counts=True)
-            table = Table.of(above, counts, self.vocabulary)
-            if kneser_ney:
-                table.discount = discount(counts)
-            self.tables.insert(0, table)
+                grams, counts = np.unique(numbers(ids, order, V), return_counts=True)
+            different = np.union1d(grams, numbers(ids[:order], order, V))  # nothing stands in front of a text's first
+            lowered = discount(counts) if self.smoothing == "kneser-ney" else 0.0
+            self.tables.insert(0, Table.of(grams, counts, V, lowered))
         return self
 
     def forward(self, input_ids: Tensor) -> Tensor:
@@ -96,34 +93,48 @@ class NGram(nn.Module):
             contexts[n, :, n - 1 :] += ids[:, : max(0, T - n + 1)] * self.vocabulary ** (n - 1)
         length = np.minimum(np.arange(1, T + 1), self.order - 1)  # how many tokens position t has behind it, and itself
         contexts, length = contexts.reshape(self.order, -1), np.tile(length, B)
-        logits = torch.empty(B * T, self.vocabulary)
-        for start in range(0, B * T, ROWS):
-            rows = slice(start, start + ROWS)
+        logits = np.empty((B * T, self.vocabulary), dtype=np.float32)
+        step = max(1, CELLS // self.vocabulary)
+        for start in range(0, B * T, step):
+            rows = slice(start, start + step)
             with np.errstate(divide="ignore"):
-                logits[rows] = torch.from_numpy(np.log(self.probabilities(contexts[:, rows], length[rows])))
-        return logits.view(B, T, -1).to(input_ids.device)
+                self.fill(logits[rows], contexts[:, rows], length[rows])
+        return torch.from_numpy(logits).view(B, T, -1).to(input_ids.device)
 
-    def probabilities(self, contexts: np.ndarray, length: np.ndarray) -> np.ndarray:
-        """(P, V) for P positions; contexts[n] (P,) are their last n tokens, of which the first `length` (P,) exist."""
-        p = np.full((contexts.shape[1], self.vocabulary), 1 / self.vocabulary)
+    def fill(self, logits: np.ndarray, contexts: np.ndarray, length: np.ndarray) -> None:
+        """Put in log p (P, V) for P positions; contexts[n] (P,) are their last n tokens, if `length` (P,) allows n.
+
+        Orders are taken from below, and positions with the same context share their work.
+        """
+        V, shorter, p = self.vocabulary, np.zeros(1, dtype=np.int64), np.full((1, self.vocabulary), 1 / self.vocabulary)
         for n, table in enumerate(self.tables):
-            rows = np.flatnonzero(length == n if self.smoothing == "add-k" else length >= n)
-            place = np.searchsorted(table.contexts, contexts[n, rows])
-            known = np.take(table.contexts, place, mode="clip") == contexts[n, rows]
-            rows, place = rows[known], place[known]  # elsewhere the shorter context's answer stands
-            first, followers = table.first[place], table.first[place + 1] - table.first[place]
-            # every (position, follower) pair, one after the other
-            which = np.repeat(np.arange(len(rows)), followers)
-            entry = np.arange(len(which)) - np.repeat(followers.cumsum() - followers, followers) + first[which]
-            token, counts, totals = table.grams[entry] % self.vocabulary, table.counts[entry], table.totals[place]
-            if self.smoothing == "add-k":
-                whole = totals + self.k * self.vocabulary
-                p[rows] = (self.k / whole)[:, None]
-                p[rows[which], token] = (counts + self.k) / whole[which]
-            else:
-                p[rows] *= (table.discount * followers / totals)[:, None]
-                p[rows[which], token] += (counts - table.discount) / totals[which]
-        return p
+            here = np.flatnonzero(length >= n)
+            longer, place = np.unique(contexts[n, here], return_inverse=True)
+            p = p[np.searchsorted(shorter, longer % V ** max(0, n - 1))]  # (contexts of n tokens, V)
+            self.refine(p, longer, table)
+            ends = length[here] == n
+            logits[here[ends]] = np.log(p)[place[ends]]
+            shorter = longer
+
+    def refine(self, p: np.ndarray, contexts: np.ndarray, table: Table) -> None:
+        """Change p (P, V), what the contexts without their oldest token said, to what the `contexts` (P,) say."""
+        found = np.searchsorted(table.contexts, contexts)
+        known = np.take(table.contexts, found, mode="clip") == contexts
+        if self.smoothing == "add-k":
+            p[~known] = 1 / self.vocabulary
+        rows, found = np.flatnonzero(known), found[known]
+        followers, totals = table.first[found + 1] - table.first[found], table.totals[found]
+        # Every (context, follower) pair, one after the other.
+        pair = np.repeat(np.arange(len(rows)), followers)
+        entry = np.arange(len(pair)) - np.repeat(followers.cumsum() - followers, followers) + table.first[found][pair]
+        token, counts = table.grams[entry] % self.vocabulary, table.counts[entry]
+        if self.smoothing == "add-k":
+            totals = totals + self.k * self.vocabulary
+            p[rows] = (self.k / totals)[:, None]
+            p[rows[pair], token] = (counts + self.k) / totals[pair]
+        else:
+            p[rows] *= (table.discount * followers / totals)[:, None]
+            p[rows[pair], token] += (counts - table.discount) / totals[pair]
 
     def num_parameters(self) -> int:
         """How many counts are kept."""
