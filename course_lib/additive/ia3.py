@@ -20,12 +20,18 @@ from ..runtime import CourseError
 from .base import Method
 from .sites import Site
 
-PLACES = (("key", "scale"), ("value", "scale"), ("ffn_out", "scale_input"))
-
 
 @dataclass(frozen=True)
 class IA3(Method):
-    """l_k, l_v and l_ff in every block; it has nothing to choose."""
+    """l_k, l_v and l_ff in every block.
+
+    `compat="peft"` scales what peft does by default: on GPT-2 the queries too (they share a matrix with keys and
+    values), on Qwen2 the queries instead of the keys, on BERT and RoBERTa also what enters attention's output
+    projection (its name ends like the FFN's).
+    `compat="adapters"` scales the FFN before the nonlinearity, W_2 act(l_ff * W_1 x), as that library does.
+    """
+
+    compat: str | None = None
 
     family = "additive"  # Lialin et al.'s family, though it multiplies
     paper = "Liu et al. 2022"
@@ -34,17 +40,33 @@ class IA3(Method):
     peft_type = "IA3"
     why_no_merge = None
 
+    def __post_init__(self):
+        if self.compat not in (None, "peft", "adapters"):
+            raise CourseError(f"compat={self.compat!r} is not known: (IA)^3 has compat='peft', 'adapters', or none.")
+
+    def places(self, layout: Layout) -> list[tuple[str, str]]:
+        """(role, kind of site) of each vector in a block."""
+        if self.compat == "adapters":
+            return [("key", "scale"), ("value", "scale"), ("ffn_in", "scale")]
+        roles = ["key", "value"]
+        if self.compat == "peft":
+            roles = {"gpt2": ["query", "key", "value"], "qwen2": ["query", "value"]}.get(layout.kind, roles)
+        inputs = ["ffn_out", "output"] if self.compat == "peft" and layout.kind in ("bert", "roberta") else ["ffn_out"]
+        return [(role, "scale") for role in roles] + [(role, "scale_input") for role in inputs]
+
     def place(self, layout: Layout) -> Iterator[tuple[Site, nn.Module]]:
         for block in range(layout.num_layers):
-            for role, kind in PLACES:
+            for role, kind in self.places(layout):
                 out, into = layout.projection(block, role).size
                 yield Site(kind, role, block), Scale(into if kind == "scale_input" else out)
 
-    def to_peft(self, layout: Layout, state: dict[str, Tensor]) -> tuple[dict, dict[str, Tensor]]:
+    def to_peft(self, layout: Layout, state: dict[str, Tensor]) -> tuple[dict, dict[str, Tensor]] | None:
         """peft scales whole modules, so a fused projection gets ones where the queries are."""
+        if self.compat == "adapters":
+            return None
         tensors, targets, feedforward = {}, set(), set()
         for block in range(layout.num_layers):
-            for role, kind in PLACES:
+            for role, kind in self.places(layout):
                 projection = layout.projection(block, role)
                 path, l = peft_path(layout, projection.path), state[f"blocks.{block}.{role}.{kind}.l"]
                 targets.add(projection.path.split(f"{layout.family.blocks}.{block}.")[1])
@@ -60,17 +82,22 @@ class IA3(Method):
 
     @classmethod
     def from_peft(cls, config: dict, state: dict[str, Tensor], layout: Layout) -> IA3:
-        return cls()
+        """peft's default where the file has a vector that the paper has not, or queries that are scaled."""
+        def vector(role: str, block: int = 0) -> Tensor | None:
+            return state.get(f"{peft_path(layout, layout.projection(block, role).path)}.ia3_l")
+
+        if layout.family.thirds:  # what the paper leaves alone is there, at ones
+            queries = torch.cat([vector("query", block)[: layout.width] for block in range(layout.num_layers)])
+            return cls(compat="peft" if (queries != 1).any() else None)
+        return cls(compat="peft" if vector("query") is not None or vector("output") is not None else None)
 
     def state_from_peft(self, layout: Layout, state: dict[str, Tensor]) -> dict[str, Tensor]:
         ours = {}
         for block in range(layout.num_layers):
-            for role, kind in PLACES:
+            for role, kind in self.places(layout):
                 projection = layout.projection(block, role)
                 l = state[f"{peft_path(layout, projection.path)}.ia3_l"].flatten()
                 ours[f"blocks.{block}.{role}.{kind}.l"] = l if kind == "scale_input" else l[projection.columns]
-                if role == "key" and layout.family.thirds and (l[: layout.width] != 1).any():
-                    raise CourseError("This peft file also scales the queries, which (IA)^3 never does.")
         return ours
 
 
