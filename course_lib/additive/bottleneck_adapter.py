@@ -28,13 +28,18 @@ PLACEMENTS = {"houlsby": ("gelu", 1e-2), "pfeiffer": ("relu", 2e-2)}  # the pape
 @dataclass(frozen=True)
 class BottleneckAdapter(Method):
     """`bottleneck` r; `placement` "pfeiffer" or "houlsby"; `activation` and `init_std` default to the paper's;
-    `skip_layers` n leaves the first n blocks without adapter (AdapterDrop, Rücklé et al. 2021)."""
+    `skip_layers` n leaves the first n blocks without adapter (AdapterDrop, Rücklé et al. 2021).
+
+    `compat="adapters"` gives that library's Houlsby adapter: SiLU, N(0, .02), and LayerNorms that stay frozen. Its
+    Pfeiffer adapter is the paper's.
+    """
 
     bottleneck: int = 16
     placement: str = "pfeiffer"
     activation: str | None = None
     init_std: float | None = None
     skip_layers: int = 0
+    compat: str | None = None
 
     family = "additive"
     paper = "Houlsby et al. 2019; Pfeiffer et al. 2020"
@@ -46,13 +51,16 @@ class BottleneckAdapter(Method):
             raise CourseError(f"placement={self.placement!r} is not known: choose 'pfeiffer' or 'houlsby'.")
         if self.activation is not None and self.activation not in ACTIVATIONS:
             raise CourseError(f"activation={self.activation!r} is not known: choose from {', '.join(ACTIVATIONS)}.")
+        if self.compat not in (None, "adapters"):
+            raise CourseError(f"compat={self.compat!r} is not known: this method has compat='adapters', or none.")
         if self.bottleneck < 1:
             raise CourseError(f"A bottleneck of {self.bottleneck} holds nothing: it must be at least 1.")
 
     def place(self, layout: Layout) -> Iterator[tuple[Site, nn.Module]]:
         if self.skip_layers >= layout.num_layers:
             raise CourseError(f"skip_layers={self.skip_layers} leaves none of the {layout.num_layers} blocks.")
-        activation, init_std = PLACEMENTS[self.placement]
+        theirs = self.compat and self.placement == "houlsby"
+        activation, init_std = ("silu", 2e-2) if theirs else PLACEMENTS[self.placement]
         for block in range(self.skip_layers, layout.num_layers):
             sites = (
                 [Site("stream", block=block)] if self.placement == "pfeiffer"
@@ -62,7 +70,7 @@ class BottleneckAdapter(Method):
                 yield site, Bottleneck(
                     layout.width, self.bottleneck, self.activation or activation, self.init_std or init_std
                 )
-        if self.placement == "houlsby":
+        if self.placement == "houlsby" and not self.compat:
             for path, norm in layout.norms():
                 yield Site("instead", path), own_copy(norm)
 

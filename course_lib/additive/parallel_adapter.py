@@ -22,7 +22,10 @@ from .sites import Site
 
 @dataclass(frozen=True)
 class ParallelAdapter(Method):
-    """A bottleneck beside a sublayer. `bottleneck` r, `scale` s, `where` "ffn" (the paper's choice) or "attention"."""
+    """A bottleneck beside a sublayer. `bottleneck` r, `scale` s, `where` "ffn" (the paper's choice) or "attention".
+
+    The `adapters` library agrees on post-norm models; on pre-norm ones it reads the stream before the LayerNorm.
+    """
 
     bottleneck: int = 16
     scale: float = 4.0
