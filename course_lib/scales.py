@@ -14,6 +14,10 @@ SIZES: dict[str, dict[str, dict[str, object]]] = {
         "laptop": {"words": 8, "reviews": 64, "test": 48, "batch": 8, "learning_rate": 0.1},
         "gpu": {"words": 25, "reviews": 1600, "test": 500, "batch": 16, "learning_rate": 0.03},
     },
+    "12": {
+        "laptop": {"batch": 32, "validation": 24, "test": 48, "draws": 3},
+        "gpu": {"batch": 128, "validation": 60, "test": 150, "draws": 5},
+    },
     "41": {
         "laptop": {
             "words": 20, "rows": 256, "test_rows": 256, "adapter_epochs": 2, "full_epochs": 2, "probe_epochs": 10,
