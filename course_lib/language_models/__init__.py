@@ -23,6 +23,9 @@
     pair = lms.EncoderDecoder(vocabulary=260)         # pair(source_ids, target_ids, source_mask) -> logits (B, T, V)
     pair.given(source_ids)                            # the decoder behind its source: a model like the others
 
+    language = lms.SyntheticLanguage(seed=0)          # .sample(n), .entropy (bits a symbol), true logits
+    tokenizer = lms.Bytes(sentinels=32)               # for the tasks MaskedTokens (with an Encoder) and SpanDenoising
+
     lms.to_transformers(model)                        # the same function as GPT2LMHeadModel, LlamaForCausalLM, ...
     lms.from_transformers(cl.load_base("smollm2").model)
 
@@ -30,6 +33,7 @@ Every file is a lesson of its own: ngram.py, convolution.py, recurrent.py, block
 positions, masks, the block), gpt.py, encoder.py, encoder_decoder.py, sampling.py, evaluation.py.
 """
 
+from .bytes_tokenizer import Bytes
 from .convolution import Convolution
 from .encoder import Encoder, EncoderConfig
 from .encoder_decoder import EncoderDecoder, EncoderDecoderConfig
@@ -38,11 +42,13 @@ from .gpt import GPT, GPTConfig
 from .ngram import NGram
 from .recurrent import Recurrent
 from .sampling import generate, next_token_probabilities
+from .synthetic import SyntheticLanguage
 from .text import as_ids, windows
 from .transformers_weights import from_transformers, to_transformers
 
 __all__ = [
     "GPT",
+    "Bytes",
     "Convolution",
     "Encoder",
     "EncoderConfig",
@@ -51,6 +57,7 @@ __all__ = [
     "GPTConfig",
     "NGram",
     "Recurrent",
+    "SyntheticLanguage",
     "as_ids",
     "bits_per_byte",
     "from_transformers",

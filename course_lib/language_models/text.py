@@ -17,16 +17,17 @@ def as_ids(text) -> Tensor:
     return torch.as_tensor(text).long().reshape(-1)
 
 
-def windows(ids, length: int) -> list[dict[str, Tensor]]:
+def windows(ids, length: int, guess_next: bool = True) -> list[dict[str, Tensor]]:
     """Cut a long text (N,) into features for `cl.fit(model, ..., task=cl.tasks.NextToken())`.
 
     A window has length + 1 tokens: `length` that the model reads, each followed by one that it guesses. Neighbours
-    share one token, so every token but the first is guessed once; what is left at the end is dropped.
+    share one token, so every token but the first is guessed once; what is left at the end is dropped. With
+    `guess_next=False` (for MaskedTokens and SpanDenoising) windows have `length` tokens and share none.
     """
-    ids = as_ids(ids)
-    if len(ids) <= length:
+    ids, more = as_ids(ids), int(guess_next)
+    if len(ids) < length + more:
         raise CourseError(
-            f"A text of {len(ids)} tokens has no window of {length} tokens and one to guess: "
-            "give a longer text or a shorter length."
+            f"A text of {len(ids)} tokens has no window of {length + more} tokens: give a longer text or a shorter "
+            "length."
         )
-    return [{"input_ids": ids[start : start + length + 1]} for start in range(0, len(ids) - length, length)]
+    return [{"input_ids": ids[i : i + length + more]} for i in range(0, len(ids) - length - more + 1, length)]

@@ -4,11 +4,13 @@ from .answering import Answer
 from .base import TASKS, Task, describe, from_description, inputs_of
 from .classification import Classification
 from .generation import Generation
+from .masked_tokens import MaskedTokens
 from .next_token import NextToken
 from .sequence_to_sequence import SequenceToSequence
+from .span_denoising import SpanDenoising
 from .tagging import Tagging
 
 __all__ = [
-    "TASKS", "Answer", "Classification", "Generation", "NextToken", "SequenceToSequence", "Tagging", "Task",
-    "describe", "from_description", "inputs_of",
+    "TASKS", "Answer", "Classification", "Generation", "MaskedTokens", "NextToken", "SequenceToSequence",
+    "SpanDenoising", "Tagging", "Task", "describe", "from_description", "inputs_of",
 ]

@@ -14,6 +14,7 @@ from ..architectures import HEADS
 from ..runtime import CourseError
 
 TASKS: dict[str, type[Task]] = {}
+UNLEARNT = -100  # the label of a position without a loss: a prompt's, padding's
 
 
 class Task:
@@ -61,6 +62,11 @@ class Task:
 def inputs_of(batch: dict) -> dict:
     """What the model is given of a batch: everything but the labels, which the task's loss reads."""
     return {key: value for key, value in batch.items() if key != "labels"}
+
+
+def logits_of(output) -> Tensor:
+    """The scores in a model's answer: transformers' models name them, the course's own answer with nothing else."""
+    return getattr(output, "logits", output)
 
 
 def column(rows: dict[str, list], name: str, task: Task) -> list:

@@ -17,9 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..runtime import CourseError
-from .base import Task, filled, pad, padded, require_writer
-
-UNLEARNT = -100  # positions of the prompt and of padding: no loss
+from .base import UNLEARNT, Task, filled, logits_of, pad, padded, require_writer
 
 
 @dataclass(frozen=True)
@@ -81,7 +79,7 @@ class Generation(Task):
 
     def aligned(self, output, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Scores (B, t, V) and the tokens (B, t) they are for: position i speaks of token i + 1."""
-        scores = output.logits.float()
+        scores = logits_of(output).float()
         return scores[:, :-1], batch["labels"][:, -scores.shape[1] :][:, 1:]
 
     def predictions(self, output, batch: dict[str, Tensor]) -> list[list[int]]:

@@ -9,9 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .base import Task, column
-
-IGNORED = -100  # cross_entropy's mark for positions without a target
+from .base import UNLEARNT, Task, column, logits_of, padded
 
 
 @dataclass(frozen=True)
@@ -36,21 +34,17 @@ class NextToken(Task):
         if len({len(row) for row in rows}) == 1:
             ids = torch.stack(rows)  # (B, n + 1)
             return {"input_ids": ids[:, :-1], "labels": ids[:, 1:]}
-        ids = torch.nn.utils.rnn.pad_sequence([row[:-1] for row in rows], batch_first=True)
-        labels = torch.nn.utils.rnn.pad_sequence([row[1:] for row in rows], batch_first=True, padding_value=IGNORED)
-        return {"input_ids": ids, "labels": labels}
+        labels = padded([row[1:] for row in rows], UNLEARNT, "right")
+        return {"input_ids": padded([row[:-1] for row in rows], 0, "right"), "labels": labels}
 
     def loss(self, output, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        logits = getattr(output, "logits", output)  # (B, n, V)
-        labels = batch["labels"]
-        total = F.cross_entropy(
-            logits.float().flatten(0, 1), labels.flatten(), reduction="sum", ignore_index=IGNORED
-        )
-        return total, (labels != IGNORED).sum()
+        logits, labels = logits_of(output), batch["labels"]  # (B, n, V), (B, n)
+        total = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), reduction="sum", ignore_index=UNLEARNT)
+        return total, (labels != UNLEARNT).sum()
 
     def predictions(self, output, batch: dict[str, Tensor]) -> list[list[int]]:
         """The likeliest token at each position, row by row."""
-        return getattr(output, "logits", output).argmax(-1).tolist()
+        return logits_of(output).argmax(-1).tolist()
 
     def references(self, batch: dict[str, Tensor]) -> list[list[int]]:
         return batch["labels"].tolist()

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from ..runtime import CourseError
-from .base import filled, pad, padded
-from .generation import UNLEARNT, Generation
+from .base import UNLEARNT, filled, logits_of, pad, padded
+from .generation import Generation
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class SequenceToSequence(Generation):
 
     def aligned(self, output, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Scores (B, t, V) and labels (B, t): the inputs were shifted, so the two stand at the same places."""
-        return output.logits.float(), batch["labels"]
+        return logits_of(output).float(), batch["labels"]
 
     @staticmethod
     def prompt_of(feature: dict) -> list[int]:
