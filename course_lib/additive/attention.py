@@ -52,7 +52,8 @@ def insert(site: Site, slot: Slot, layout: Layout) -> list[Callable[[], None]]:
         layout.attention_module(block).__dict__.setdefault("course_slots", []).append((slot, block))
     removers = [layout.attention_module(block).__dict__["course_slots"].clear for block in blocks]
     if site.block is None:  # prefixes move the text to later positions
-        removers.append(layout.body.register_forward_pre_hook(_shift(slot), with_kwargs=True).remove)
+        shift = _shift(slot, layout.first_position)
+        removers.append(layout.body.register_forward_pre_hook(shift, with_kwargs=True).remove)
     if site.where == "gated":
         for block in blocks:
             removers.append(layout.attention_module(block).register_forward_pre_hook(_show, with_kwargs=True).remove)
@@ -155,7 +156,7 @@ def _base_function(module: nn.Module) -> Callable:
     return ALL_ATTENTION_FUNCTIONS[name]
 
 
-def _shift(slot: Slot) -> Callable:
+def _shift(slot: Slot, first_position: int) -> Callable:
     """Real tokens stand behind the prefix: their positions grow by its length."""
 
     def hook(body, args, kwargs):
@@ -170,7 +171,7 @@ def _shift(slot: Slot) -> Callable:
         positions = kwargs.get("position_ids")
         if positions is None:
             past = kwargs.get("past_key_values")
-            begin = 0 if past is None else past.get_seq_length()
+            begin = first_position + (0 if past is None else past.get_seq_length())
             positions = torch.arange(begin, begin + ids.shape[1], device=ids.device)[None]
         return args, {**kwargs, "position_ids": positions + moved}
 
