@@ -56,7 +56,9 @@ class Method:
         return cls(**fields)
 
     # A method that peft computes too says how its files look there; state maps our names to tensors.
-    peft_head: ClassVar[str] = "base_model.model."  # what stands before the head's name in peft's files
+    peft_head: ClassVar[str | None] = "base_model.model."  # before the head's name in peft's files; None: no head there
+    peft_fields: ClassVar[tuple[str, ...]] = ()  # of peft's configuration: read, or of no effect on what is computed
+    peft_values: ClassVar[dict[str, tuple]] = {}  # further fields, each with the values that the course has
 
     def to_peft(self, layout: Layout, state: dict[str, Tensor]) -> tuple[dict, dict[str, Tensor]] | None:
         """(fields of peft's configuration, tensors under peft's keys), or None where peft computes something else."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,13 +20,15 @@ from torch import Tensor, nn
 from .. import tasks
 from ..architectures import Layout
 from ..runtime import CourseError, write_text_atomically
+from . import peft_files
 
 if TYPE_CHECKING:
     from ..bases import Base
     from .base import Addition, Method, Tuned
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
-FORMAT = 1
+PICKLE = "adapter_model.bin"
+FORMAT = 2
 REMEDY = "Load it on the base it was trained on, or train it again."
 
 
@@ -68,23 +69,19 @@ def _packed(tuned: Tuned, addition: Addition) -> tuple[dict, bytes]:
     }
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in untied(addition.state()).items()}
     theirs = method.to_peft(layout, {k: t for k, t in state.items() if not k.startswith("head.")})
-    if theirs is None:
+    if theirs is None or (addition.head is not None and method.peft_head is None):
         config = {"peft_type": f"COURSE_{description['method']['name'].upper()}", **description}
     else:
         fields, weights = theirs
-        heads = {_head_key(method, layout, key): t for key, t in state.items() if key.startswith("head.")}
-        kind = "SEQ_CLS" if heads else "CAUSAL_LM" if layout.causal else "FEATURE_EXTRACTION"
+        heads = {
+            peft_files.head_key(method, layout, key): t for key, t in state.items() if key.startswith("head.")
+        }
         config = {
-            "peft_type": method.peft_type, "task_type": kind, "base_model_name_or_path": None, "inference_mode": True,
-            **fields,
+            "peft_type": method.peft_type, "task_type": peft_files.task_type(tuned.task, layout),
+            "base_model_name_or_path": None, "inference_mode": True, **fields,
         }
         state = {key: tensor.contiguous() for key, tensor in {**weights, **heads}.items()}
     return config, to_bytes(state, metadata={"course": json.dumps(description), "format": "pt"})
-
-
-def _head_key(method: Method, layout: Layout, key: str) -> str:
-    name = "classifier" if hasattr(layout.model, "classifier") else "score"
-    return key.replace("head.", f"{method.peft_head}{name}.", 1)
 
 
 def describe(method: Method) -> dict:
@@ -95,12 +92,18 @@ def describe(method: Method) -> dict:
 
 
 def base_signature(layout: Layout) -> dict:
-    """What an addition's base must be: the family, the sizes, and eight numbers that tell its weights from others'."""
-    numbers = layout.embedding.weight.detach().flatten()
+    """What an addition's base must be: the family, the sizes, and a few numbers that tell its weights from others'."""
+    last = layout.projection(layout.num_layers - 1, "ffn_out")
     return {
         "model_type": layout.kind, "layers": layout.num_layers, "width": layout.width, "vocabulary": layout.vocabulary,
-        "sample": [round(x, 6) for x in numbers[:: len(numbers) // 8][:8].float().tolist()],
+        "samples": {"the embeddings": _sample(layout.embedding.weight), "the last block": _sample(last.matrix)},
     }
+
+
+def _sample(weight: Tensor) -> list[float]:
+    """Eight numbers of a matrix, spread over it."""
+    numbers = weight.detach().flatten()
+    return [round(x, 6) for x in numbers[:: max(1, len(numbers) // 8)][:8].float().tolist()]
 
 
 def untied(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -126,16 +129,15 @@ def load(base: Base | nn.Module | Tuned, folder: Path, name: str, trainable: boo
     config, state, description = read(folder)
     tuned = base if isinstance(base, Tuned) else None
     layout = tuned.layout if tuned else Layout(base.model if isinstance(base, Base) else base)
-    head = next((t for key, t in state.items() if key.endswith(("classifier.weight", "score.weight"))), None)
     if description is not None:
         check_base(layout, description["base"], folder)
         method = _method_from(description["method"], folder, state)
         task = None if description["task"] is None else tasks.from_description(description["task"])
     else:
-        task = None if head is None else tasks.Classification(labels=len(head))
+        task = peft_files.task_from(config, state, folder)
         if task and not tuned:  # peft's names begin at the model with its head
             layout = Layout(task.with_head(layout.model))
-        method = _peft_class(config, folder).from_peft(config, state, layout)
+        method = _from_peft(config, state, layout, folder)
     if tuned is None:
         tuned = attach(base, method, task=task, name=name)
         tuned.additions[name].requires_grad_(trainable)
@@ -152,6 +154,11 @@ def load(base: Base | nn.Module | Tuned, folder: Path, name: str, trainable: boo
 def read(folder: Path) -> tuple[dict, dict[str, Tensor], dict | None]:
     """(configuration, tensors, our description or None where peft wrote the files) of a saved addition."""
     missing = [file for file in (CONFIG, WEIGHTS) if not (folder / file).is_file()]
+    if WEIGHTS in missing and (folder / PICKLE).is_file():
+        raise CourseError(
+            f"{folder} holds {PICKLE}, a pickle, which can run any code when it is opened; the course reads {WEIGHTS} "
+            "only. Ask whoever saved it to save it again: peft's save_pretrained writes safetensors by default."
+        )
     if missing:
         raise CourseError(f"{folder} holds no saved addition: {' and '.join(missing)} is not there. Check the path.")
     try:
@@ -160,10 +167,17 @@ def read(folder: Path) -> tuple[dict, dict[str, Tensor], dict | None]:
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (a file, not a dict)
             metadata = file.metadata() or {}
             description = json.loads(metadata["course"]) if "course" in metadata else None
+        if not isinstance(config, dict):
+            raise ValueError(f"{CONFIG} holds no JSON object")
     except (SafetensorError, ValueError) as error:
         raise CourseError(
             f"The files in {folder} are damaged ({error}). Copy them again from where they were saved."
         ) from error
+    if description is not None and description.get("format") != FORMAT:
+        raise CourseError(
+            f"{folder} was saved by another version of the course (format {description.get('format')}; this version "
+            f"reads {FORMAT}). Load it with that version, or train it again."
+        )
     return config, state, description
 
 
@@ -178,6 +192,19 @@ def _peft_class(config: dict, folder: Path) -> type[Method]:
             f"{folder} was saved by peft as {kind}, which the course cannot read; it reads {', '.join(sorted(known))}."
         )
     return known[kind]
+
+
+def _from_peft(config: dict, state: dict[str, Tensor], layout: Layout, folder: Path) -> Method:
+    """The course's method for a peft configuration; one that it has not is refused."""
+    kind = _peft_class(config, folder)
+    peft_files.check_config(config, kind, folder)
+    try:
+        return kind.from_peft(config, state, layout)
+    except KeyError as error:
+        raise CourseError(
+            f"{folder / CONFIG} says nothing of {error}, which {config['peft_type']} needs. The file is incomplete: "
+            "copy it again from where it was saved."
+        ) from error
 
 
 def _method_from(description: dict, folder: Path, state: dict[str, Tensor]) -> Method:
@@ -199,16 +226,17 @@ def _method_from(description: dict, folder: Path, state: dict[str, Tensor]) -> M
 def check_base(layout: Layout, wanted: dict, folder: Path) -> None:
     """Raise CourseError where `wanted`, the base an addition was saved on, is not the base of this layout."""
     own = base_signature(layout)
-    differing = [key for key in own if key != "sample" and own[key] != wanted[key]]
+    differing = [key for key in own if key != "samples" and own[key] != wanted[key]]
     if differing:
         said = ", ".join(f"{key} {wanted[key]} there and {own[key]} here" for key in differing)
         raise CourseError(f"The addition in {folder} belongs to another base: {said}. {REMEDY}")
-    apart = max(abs(a - b) for a, b in zip(own["sample"], wanted["sample"], strict=True))
-    if apart > 0.05 * max(map(abs, wanted["sample"])):  # bf16 moves a number by 0.4 %
-        raise CourseError(
-            f"The addition in {folder} belongs to a base of the same shape but with other weights "
-            f"(some embeddings differ by {apart:.3g}). {REMEDY}"
-        )
+    for where, sample in wanted["samples"].items():
+        apart = max(abs(a - b) for a, b in zip(own["samples"][where], sample, strict=True))
+        if apart > 0.05 * max(map(abs, sample)):  # bf16 moves a number by 0.4 %
+            raise CourseError(
+                f"The addition in {folder} belongs to a base of the same shape but with other weights "
+                f"(numbers of {where} differ by {apart:.3g}). {REMEDY}"
+            )
 
 
 @torch.no_grad()
@@ -216,27 +244,27 @@ def _fill(tuned: Tuned, addition: Addition, config: dict, state: dict[str, Tenso
     """Copy the file's tensors into the addition: every key, and only these keys."""
     own, method, layout = untied(addition.state()), addition.method, tuned.layout
     if not str(config.get("peft_type", "")).startswith("COURSE_"):
-        heads = {_head_key(method, layout, key): key for key in own if key.startswith("head.")}
+        heads = {peft_files.head_key(method, layout, key): key for key in own if key.startswith("head.")}
         expected = method.to_peft(layout, {k: t for k, t in own.items() if not k.startswith("head.")})[1]
-        _same_keys({**expected, **heads}, state, addition, folder)
+        _same_shapes({**expected, **{theirs: own[ours] for theirs, ours in heads.items()}}, state, addition, folder)
         inner = method.state_from_peft(layout, {k: t for k, t in state.items() if k not in heads})
         state = {**inner, **{ours: state[theirs] for theirs, ours in heads.items()}}
-    _same_keys(own, state, addition, folder)
-    for key in own:
-        if own[key].shape != state[key].shape:
-            raise CourseError(
-                f"{key} in {folder} has shape {tuple(state[key].shape)}, but {addition.method} needs "
-                f"{tuple(own[key].shape)} on this base. {REMEDY}"
-            )
+    _same_shapes(own, state, addition, folder)
     addition.fill(state)
 
 
-def _same_keys(expected: Iterable[str], found: Iterable[str], addition: Addition, folder: Path) -> None:
+def _same_shapes(expected: dict[str, Tensor], found: dict[str, Tensor], addition: Addition, folder: Path) -> None:
     missing, foreign = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
     if missing or foreign:
         both = ((missing, "missing"), (foreign, "foreign"))
         parts = [f"{len(keys)} {what} (first: {keys[0]})" for keys, what in both if keys]
         raise CourseError(
             f"The weights in {folder} do not fit {addition.method}: {' and '.join(parts)} keys. "
-            "The file is incomplete or belongs to another method or task."
+            "The file is incomplete or belongs to another method or task: copy it again, or load it as what it is."
         )
+    for key, tensor in expected.items():
+        if tensor.shape != found[key].shape:
+            raise CourseError(
+                f"{key} in {folder} has shape {tuple(found[key].shape)}, but {addition.method} needs "
+                f"{tuple(tensor.shape)} on this base. {REMEDY}"
+            )

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..architectures import Layout
 from ..runtime import CourseError
 from .base import Method
+from .peft_files import peft_path, target_names
 from .sites import Site
 
 
@@ -38,6 +39,7 @@ class IA3(Method):
     formula = "l_k * K, l_v * V, (l_ff * act(W_1 x)) W_2"
     count = "L (2 k + f)"
     peft_type = "IA3"
+    peft_fields = ("feedforward_modules", "init_ia3_weights")
     why_no_merge = None
 
     def __post_init__(self):
@@ -64,21 +66,24 @@ class IA3(Method):
         """peft scales whole modules, so a fused projection gets ones where the queries are."""
         if self.compat == "adapters":
             return None
-        tensors, targets, feedforward = {}, set(), set()
+        tensors, paths = {}, {"scale": set(), "scale_input": set()}
         for block in range(layout.num_layers):
             for role, kind in self.places(layout):
                 projection = layout.projection(block, role)
                 path, l = peft_path(layout, projection.path), state[f"blocks.{block}.{role}.{kind}.l"]
-                targets.add(projection.path.split(f"{layout.family.blocks}.{block}.")[1])
+                paths[kind].add(projection.path)
                 if kind == "scale_input":
-                    feedforward.add(projection.path.split(f"{layout.family.blocks}.{block}.")[1])
                     tensors[f"{path}.ia3_l"] = l[None, :]  # (1, in)
                 else:
                     whole = projection.module.weight.shape[1 if projection.transposed else 0]
-                    full = tensors.setdefault(f"{path}.ia3_l", torch.ones(whole, 1))  # (out, 1)
+                    full = tensors.setdefault(f"{path}.ia3_l", l.new_ones(whole, 1))  # (out, 1)
                     full[projection.columns, 0] = l
-        fields = {"target_modules": sorted(targets), "feedforward_modules": sorted(feedforward)}
-        return {**fields, "fan_in_fan_out": layout.projection(0, "ffn_out").transposed}, tensors
+        fields = {
+            "target_modules": target_names(layout, paths["scale"] | paths["scale_input"]),
+            "feedforward_modules": target_names(layout, paths["scale_input"]),
+            "fan_in_fan_out": layout.projection(0, "ffn_out").transposed,
+        }
+        return fields, tensors
 
     @classmethod
     def from_peft(cls, config: dict, state: dict[str, Tensor], layout: Layout) -> IA3:
@@ -87,8 +92,9 @@ class IA3(Method):
             return state.get(f"{peft_path(layout, layout.projection(block, role).path)}.ia3_l")
 
         if layout.family.thirds:  # what the paper leaves alone is there, at ones
-            queries = torch.cat([vector("query", block)[: layout.width] for block in range(layout.num_layers)])
-            return cls(compat="peft" if (queries != 1).any() else None)
+            vectors = [vector("query", block) for block in range(layout.num_layers)]
+            scaled = any((v[: layout.width] != 1).any() for v in vectors if v is not None)
+            return cls(compat="peft" if scaled else None)
         return cls(compat="peft" if vector("query") is not None or vector("output") is not None else None)
 
     def state_from_peft(self, layout: Layout, state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -120,9 +126,3 @@ class Scale(nn.Module):
             projection.matrix.mul_(self.l[:, None])
             if projection.bias is not None:
                 projection.bias.mul_(self.l)
-
-
-def peft_path(layout: Layout, path: str) -> str:
-    """A module's name in peft's files: from the whole model, behind peft's own prefix."""
-    body = next(name for name, module in layout.model.named_modules() if module is layout.body)
-    return "base_model.model." + (f"{body}." if body else "") + path

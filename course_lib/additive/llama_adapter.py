@@ -38,6 +38,8 @@ class LlamaAdapter(Method):
     formula = "h <- h + W_o [tanh(g) softmax(q K_P) V_P]"
     count = "L' (p d + n_heads)"
     peft_type = "ADAPTION_PROMPT"
+    peft_head = None  # peft neither trains nor saves one with this method
+    peft_fields = ("adapter_len", "adapter_layers")
     why_no_merge = "its softmax over the prompt depends on the query"
 
     def place(self, layout: Layout) -> Iterator[tuple[Site, nn.Module]]:
@@ -61,6 +63,11 @@ class LlamaAdapter(Method):
 
     @classmethod
     def from_peft(cls, config: dict, state: dict[str, Tensor], layout: Layout) -> LlamaAdapter:
+        if layout.kind != "llama":
+            raise CourseError(
+                f"peft's ADAPTION_PROMPT on a {layout.kind} model is another function than LLaMA-Adapter. Open it "
+                "with peft, or train the course's LlamaAdapter."
+            )
         return cls(config["adapter_len"], config["adapter_layers"], compat="peft")
 
     def state_from_peft(self, layout: Layout, state: dict[str, Tensor]) -> dict[str, Tensor]:

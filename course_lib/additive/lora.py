@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from ..architectures import Layout
 from ..runtime import CourseError
 from .base import Method
-from .ia3 import peft_path
+from .peft_files import peft_path, target_names, targeted_roles
 from .sites import Site
+
+PEFT_VALUES = {"bias": ("none",), "init_lora_weights": (True, "gaussian", "eva", "orthogonal")}  # others move the base
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,8 @@ class LoRA(Method):
     formula = "W x + (alpha / r) B A x"
     count = "q, v: L r (3 d + k)"
     peft_type = "LORA"
+    peft_fields = ("r", "lora_alpha", "lora_dropout", "use_rslora", "megatron_core", "qalora_group_size")
+    peft_values = PEFT_VALUES
     why_no_merge = None
 
     def __post_init__(self):
@@ -46,23 +50,27 @@ class LoRA(Method):
                 yield Site("beside", role, block), LowRank(into, out, self.rank, self.alpha, self.dropout)
 
     def to_peft(self, layout: Layout, state: dict[str, Tensor]) -> tuple[dict, dict[str, Tensor]]:
-        """Several roles of one fused matrix become one LoRA of their ranks' sum: A stacked, B block by block."""
-        tensors, targets, fused = {}, set(), 1
+        """Several roles of one fused matrix become one LoRA of their ranks' sum: A stacked, B block by block.
+
+        peft has one rank for all, so beside a fused matrix the others' A and B are filled up with zeros.
+        """
+        tensors, targets = {}, set()
+        fused = max(len(roles) for roles in self._by_module(layout, 0).values())
         for block in range(layout.num_layers):
             for path, roles in self._by_module(layout, block).items():
-                targets.add(path.split(f"{layout.family.blocks}.{block}.")[1])
-                fused = max(fused, len(roles))
+                targets.add(path)
                 first = layout.projection(block, roles[0])
-                whole = first.module.weight.shape[1 if first.transposed else 0]
-                A = torch.cat([state[f"blocks.{block}.{role}.beside.A"] for role in roles])
-                B = A.new_zeros(whole, self.rank * len(roles))
+                whole, into = first.module.weight.shape[::-1] if first.transposed else first.module.weight.shape
+                A = state[f"blocks.{block}.{roles[0]}.beside.A"].new_zeros(self.rank * fused, into)
+                B = A.new_zeros(whole, self.rank * fused)
                 for i, role in enumerate(roles):
-                    columns = layout.projection(block, role).columns
-                    B[columns, self.rank * i : self.rank * (i + 1)] = state[f"blocks.{block}.{role}.beside.B"]
+                    ranks, columns = slice(self.rank * i, self.rank * (i + 1)), layout.projection(block, role).columns
+                    A[ranks] = state[f"blocks.{block}.{role}.beside.A"]
+                    B[columns, ranks] = state[f"blocks.{block}.{role}.beside.B"]
                 tensors[f"{peft_path(layout, path)}.lora_A.weight"] = A
                 tensors[f"{peft_path(layout, path)}.lora_B.weight"] = B
         fields = {
-            "r": self.rank * fused, "lora_alpha": self.alpha * fused, "target_modules": sorted(targets),
+            "r": self.rank * fused, "lora_alpha": self.alpha * fused, "target_modules": target_names(layout, targets),
             "lora_dropout": self.dropout, "fan_in_fan_out": layout.projection(0, self.targets[0]).transposed,
         }
         return fields, tensors
@@ -75,17 +83,16 @@ class LoRA(Method):
 
     @classmethod
     def from_peft(cls, config: dict, state: dict[str, Tensor], layout: Layout) -> LoRA:
-        variants = [key for key in ("use_rslora", "use_dora", "rank_pattern", "alpha_pattern") if config.get(key)]
-        if variants or config.get("bias", "none") != "none":
-            raise CourseError(f"This peft LoRA uses {', '.join(variants) or 'bias'}, which the course's LoRA has not.")
-        targets = tuple(
-            role for role in layout.family.roles
-            if f"{peft_path(layout, layout.projection(0, role).path)}.lora_A.weight" in state
-            and (role == "query_key_value" or role not in layout.family.thirds)
-        )
+        targets = targeted_roles(layout, config["target_modules"])
         if not targets:
-            raise CourseError(f"This peft LoRA targets {config.get('target_modules')}, none of which is known here.")
-        return cls(config["r"], config["lora_alpha"], targets, config.get("lora_dropout", 0.0))
+            raise CourseError(
+                f"This peft LoRA targets {config['target_modules']}, and no projection in the blocks of this "
+                f"{layout.kind} model is called so; they are: {', '.join(sorted(set(layout.family.roles.values())))}."
+            )
+        rank, alpha = config["r"], config["lora_alpha"]
+        if config.get("use_rslora"):  # which scales by alpha / sqrt(r)
+            alpha *= rank**0.5
+        return cls(rank, alpha, targets, config.get("lora_dropout", 0.0))
 
     def state_from_peft(self, layout: Layout, state: dict[str, Tensor]) -> dict[str, Tensor]:
         ours = {}

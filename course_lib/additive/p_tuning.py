@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..architectures import Layout
 from ..runtime import CourseError
 from .base import Method
-from .prompt_tuning import Prompt, prompt_config
+from .prompt_tuning import VIRTUAL_TOKENS, Prompt, prompt_config
 from .sites import Site
 
 
@@ -35,6 +35,10 @@ class PTuning(Method):
     formula = "E <- [P ; E], P = MLP(P') or LSTM(P')"
     count = "stores p d"
     peft_type = "P_TUNING"
+    peft_fields = (
+        "encoder_reparameterization_type", "encoder_hidden_size", "encoder_num_layers", "encoder_dropout",
+    )  # fmt: skip
+    peft_values = VIRTUAL_TOKENS
     peft_head = "base_model."
     why_no_merge = "its vectors stand in the input, and no weight of the model does"
 
@@ -72,14 +76,14 @@ class EncodedPrompt(Prompt):
 
     def __init__(self, length: int, width: int, hidden: int, encoder: str, first: bool = False):
         super().__init__(nn.init.normal_(torch.empty(length, width)), first)
-        self.lstm = None
-        into = width
-        if encoder == "lstm":  # as in the paper: two layers, both directions
+        if encoder == "lstm":  # as in the paper: two layers, both directions, and a two-layer MLP
             self.lstm = nn.LSTM(width, hidden, num_layers=2, bidirectional=True, batch_first=True)
-            into = 2 * hidden
-        self.mlp = nn.Sequential(
-            nn.Linear(into, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, width)
-        )
+            self.mlp = nn.Sequential(nn.Linear(2 * hidden, 2 * hidden), nn.ReLU(), nn.Linear(2 * hidden, width))
+        else:  # three layers, as in peft
+            self.lstm = None
+            self.mlp = nn.Sequential(
+                nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, width)
+            )
 
     def forward(self) -> Tensor:
         if self.mlp is None:

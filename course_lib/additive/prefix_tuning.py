@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..architectures import Layout
 from ..runtime import CourseError
 from .base import Method
-from .prompt_tuning import prompt_config
+from .prompt_tuning import VIRTUAL_TOKENS, prompt_config
 from .sites import Site, Slot
 
 
@@ -37,6 +37,8 @@ class PrefixTuning(Method):
     formula = "K <- [P_k ; K], V <- [P_v ; V]"
     count = "stores 2 L p k; trains p d + (d + 1) h + (h + 1) 2 L k with the MLP"
     peft_type = "PREFIX_TUNING"
+    peft_fields = ("encoder_hidden_size", "prefix_projection", "init_weights")
+    peft_values = VIRTUAL_TOKENS
     peft_head = "base_model."
     why_no_merge = "its keys and values belong to positions that no weight has"
 
@@ -107,8 +109,6 @@ class Prefix(nn.Module):
 
     def fill(self, state: dict[str, Tensor]) -> None:
         """A loaded prefix has no MLP any more: it is what the MLP said."""
+        own = next(self.parameters())
         self.mlp, self.start = None, None
-        self.prefix = nn.Parameter(state["prefix"].clone().to(self._device()))
-
-    def _device(self) -> torch.device:
-        return next(self.parameters(), torch.empty(0)).device
+        self.prefix = nn.Parameter(state["prefix"].to(own.device, own.dtype, copy=True))

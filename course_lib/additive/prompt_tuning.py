@@ -18,6 +18,10 @@ from ..runtime import CourseError
 from .base import Method
 from .sites import Site
 
+VIRTUAL_TOKENS = {  # the fields that peft's prompt methods share; the sizes are checked against the tensors
+    **dict.fromkeys(("num_virtual_tokens", "token_dim", "num_attention_heads", "num_layers")),
+    "num_transformer_submodules": (1,),
+}
 INITS = ("vocabulary", "text", "random")
 COMMON = 5_000  # the paper samples from the 5,000 most common tokens; vocabularies list frequent ones first
 
@@ -41,6 +45,8 @@ class PromptTuning(Method):
     formula = "E <- [P ; E]"
     count = "p d"
     peft_type = "PROMPT_TUNING"
+    peft_fields = ("prompt_tuning_init", "prompt_tuning_init_text", "tokenizer_name_or_path", "tokenizer_kwargs")
+    peft_values = VIRTUAL_TOKENS
     why_no_merge = "its vectors stand in the input, and no weight of the model does"
 
     def __post_init__(self):

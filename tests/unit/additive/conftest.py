@@ -38,7 +38,7 @@ def _empty(family, vocabulary=VOCABULARY, width=WIDTH, layers=LAYERS, heads=4, k
     if family == "gpt2":
         return GPT2LMHeadModel(GPT2Config(
             vocab_size=vocabulary, n_embd=width, n_layer=layers, n_head=heads, n_inner=ffn, n_positions=positions,
-            bos_token_id=1, eos_token_id=2,
+            pad_token_id=0, bos_token_id=1, eos_token_id=2,
         ))
     config, model = {"bert": (BertConfig, BertModel), "roberta": (RobertaConfig, RobertaModel)}[family]
     return model(config(
