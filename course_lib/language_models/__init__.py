@@ -41,7 +41,7 @@ from .evaluation import bits_per_byte, perplexity, surprise
 from .gpt import GPT, GPTConfig
 from .ngram import NGram
 from .recurrent import Recurrent
-from .sampling import generate, next_token_probabilities
+from .sampling import beam_search, generate, next_token_probabilities
 from .synthetic import SyntheticLanguage
 from .text import as_ids, windows
 from .transformers_weights import from_transformers, to_transformers
@@ -59,6 +59,7 @@ __all__ = [
     "Recurrent",
     "SyntheticLanguage",
     "as_ids",
+    "beam_search",
     "bits_per_byte",
     "from_transformers",
     "generate",

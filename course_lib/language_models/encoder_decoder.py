@@ -105,7 +105,7 @@ class EncoderDecoder(nn.Module):
 
 
 class Given(nn.Module):
-    """target ids (B, T) -> logits (B, T, V), the B sources being fixed: the interface of every other model."""
+    """target ids (B, T) -> logits (B, T, V), the B sources (or the one) being fixed: the interface of all models."""
 
     context = reach = None
 
@@ -114,7 +114,9 @@ class Given(nn.Module):
         self.model, self.memory, self.memory_mask, self.vocabulary = model, memory, memory_mask, model.vocabulary
 
     def forward(self, input_ids: Tensor, cache: list[Cache] | None = None) -> Tensor:
-        return self.model.decode(input_ids, self.memory, self.memory_mask, cache)
+        B = len(input_ids)
+        memory = [(key.expand(B, -1, -1, -1), value.expand(B, -1, -1, -1)) for key, value in self.memory]
+        return self.model.decode(input_ids, memory, self.memory_mask, cache)
 
     def new_cache(self) -> list[Cache]:
         return [Cache() for _ in self.model.decoder_blocks]

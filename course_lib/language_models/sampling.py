@@ -74,3 +74,36 @@ def generate(
             if stop is not None and bool(stopped.all()):
                 break
     return ids
+
+
+@torch.no_grad()
+def beam_search(
+    model: nn.Module, input_ids, tokens: int, *, beams: int = 4, stop: int | None = None, length_penalty: float = 1.0
+) -> list[tuple[Tensor, float]]:
+    """The `beams` likeliest continuations found of one prompt (1, T), best first: [(ids (T + n,), log p), ...].
+
+    In each step every one of the `beams` best beginnings is followed by every token, and the best `beams` of all these
+    are kept. A beginning that says `stop` is complete; complete ones are compared by log p / n ** length_penalty, so
+    that a long one is not lost for its length alone (0 compares the probabilities themselves). Nothing guarantees that
+    the likeliest text is among them, and the likeliest text is often not the best (Holtzman et al. 2020).
+    """
+    ids = input_ids if torch.is_tensor(input_ids) and input_ids.ndim == 2 else as_ids(input_ids)[None]
+    if len(ids) != 1 or ids.shape[1] == 0:
+        raise CourseError(f"Beam search goes on from one prompt of at least one token; given were {tuple(ids.shape)}.")
+    prompt, complete, log_p = ids.shape[1], [], torch.zeros(1)
+    with evaluating(model):
+        for _ in range(tokens):
+            steps = model(ids[:, -(model.reach or ids.shape[1]) :])[:, -1].float().log_softmax(-1)  # (beams, V)
+            steps = (log_p[:, None] + steps.cpu()).flatten()
+            log_p, best = steps.topk(min(beams, len(steps)))
+            rows, next_ids = best // model.vocabulary, best % model.vocabulary
+            ids = torch.cat([ids[rows], next_ids[:, None].to(ids.device)], dim=1)
+            if stop is not None:
+                ended = next_ids == stop
+                complete += zip(ids[ended], log_p[ended].tolist())
+                ids, log_p = ids[~ended], log_p[~ended]
+                if len(ids) == 0 or len(complete) >= beams:
+                    break
+        else:
+            complete += zip(ids, log_p.tolist())  # cut off by the limit
+    return sorted(complete, key=lambda pair: -pair[1] / (len(pair[0]) - prompt) ** length_penalty)[:beams]

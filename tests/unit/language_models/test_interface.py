@@ -92,7 +92,7 @@ def test_surprise_is_the_chain_rule_term_by_term(name):
 def test_a_text_too_long_for_the_model_is_a_sentence():
     with pytest.raises(CourseError, match="33 tokens were given, but this model looks at 32"):
         small("gpt")(IDS[None, :33])
-    with pytest.raises(CourseError, match="no window of 128"):
+    with pytest.raises(CourseError, match="no window of 129 tokens"):
         lms.windows(IDS[:100], 128)
 
 
