@@ -18,6 +18,7 @@ SIZES: dict[str, dict[str, dict[str, object]]] = {
         "laptop": {"batch": 32, "validation": 24, "test": 48, "draws": 3},
         "gpu": {"batch": 128, "validation": 60, "test": 150, "draws": 5},
     },
+    "22": {"laptop": {"reviews": 3}, "gpu": {"reviews": 30}},
     "41": {
         "laptop": {
             "words": 20, "rows": 256, "test_rows": 256, "adapter_epochs": 2, "full_epochs": 2, "probe_epochs": 10,
