@@ -2,6 +2,7 @@
 
 from .drawing import SITES, draw_block
 from .figures import budget, compare, losses, next_tokens
+from .places import where_it_adds
 from .style import ROLES, Picture, apply, figure_with_alt, finding, new_figure, role
 from .widgets import explore
 
@@ -20,4 +21,5 @@ __all__ = [
     "new_figure",
     "next_tokens",
     "role",
+    "where_it_adds",
 ]

@@ -39,6 +39,7 @@ ROLES = {
 INK = "#1B2430"  # text
 FAINT = "#6A7480"  # second voice: notes and units; 4.5 : 1 on white
 GRID = "#E3E6EA"
+TITLE, NOTE = 10.3, 13.4  # letters an inch of the finding over a figure, and of the note under it
 
 
 def role(name: str) -> Role:
@@ -113,7 +114,7 @@ def finding(figure: Figure, title: str, note: str = "") -> None:
         old.remove()
     width, height = figure.get_size_inches()
     top = 1 - 0.08 / height
-    voices = ((title, 11.5, "bold", INK, 10.3), (note, 9, "normal", FAINT, 13.4))  # the last: letters an inch
+    voices = ((title, 11.5, "bold", INK, TITLE), (note, 9, "normal", FAINT, NOTE))
     for content, size, weight, colour, letters in voices:
         for line in balanced(content, int(letters * (width - 0.15))):
             figure.text(0.012, top, line, size=size, weight=weight, color=colour, ha="left", va="top", gid="finding")

@@ -5,6 +5,7 @@ import itertools
 import math
 import sys
 import warnings
+from functools import partial
 from types import SimpleNamespace
 
 import nbformat
@@ -13,7 +14,7 @@ import pytest
 from matplotlib.text import Text
 from PIL import Image
 
-from course_lib import views
+from course_lib import additive, views
 from course_lib.runtime import CourseError, root
 from course_lib.views import figures, style, widgets
 
@@ -67,6 +68,14 @@ def test_roles_also_differ_without_colour():
 
 # --- every figure ----------------------------------------------------------------------------------
 
+PLACED = {  # every method of the course, and those that act elsewhere by their fields
+    **{name: method for name, method in additive.METHODS.items() if method.__module__.startswith("course_lib")},
+    "Sum": additive.Sum(additive.PromptTuning(), additive.ParallelAdapter(), additive.BottleneckAdapter()),
+    "Houlsby": additive.BottleneckAdapter(placement="houlsby"),
+    "ParallelAdapter at attention": additive.ParallelAdapter(where="attention"),
+    "PTuning by LSTM": additive.PTuning(encoder="lstm"),
+    "LoRA everywhere": additive.LoRA(targets=("query", "key", "value", "output", "ffn_in", "ffn_out")),
+}
 FIGURES = {
     "losses": lambda: views.losses(HISTORY, title="It falls"),
     "several losses": lambda: views.losses(
@@ -91,6 +100,7 @@ FIGURES = {
     "block": views.draw_block,
     "pre": lambda: views.draw_block(list(views.SITES), title="All places"),
     "post": lambda: views.draw_block(dict.fromkeys(views.SITES, "f"), style="post", title="All", note="in BERT"),
+    "where it adds": lambda: views.where_it_adds(PLACED["Sum"]),
 }
 
 
@@ -118,7 +128,10 @@ def laid_out(picture):
 
 
 def test_no_text_is_cut_off_or_tiny(picture):
-    figure = laid_out(picture)
+    no_text_is_cut_off_or_tiny(laid_out(picture))
+
+
+def no_text_is_cut_off_or_tiny(figure):
     frame = figure.bbox.padded(1)
     ticks = [label for ax in figure.axes for label in (*ax.get_xticklabels(), *ax.get_yticklabels())]
     texts = [text for text in figure.findobj(Text) if text.get_text().strip() and text not in ticks]
@@ -139,24 +152,53 @@ def test_the_finding_stands_left_and_over_the_axes(picture):
     assert lowest >= tallest - 1
 
 
-def test_boxes_of_the_block_hold_their_text():
-    for layout in ("pre", "post"):
-        picture = views.draw_block(list(views.SITES), style=layout)
-        ax = laid_out(picture).axes[0]
-        boxes = [patch.get_window_extent() for patch in ax.patches[1:]]
-        inside = [text for text in ax.texts if text.get_zorder() == 6]
-        assert len(inside) >= 12
-        for text in inside:
-            extent = text.get_window_extent()
-            assert any(
-                box.x0 <= extent.x0 and extent.x1 <= box.x1 and box.y0 <= extent.y0 and extent.y1 <= box.y1
-                for box in (box.padded(-2) for box in boxes)
-            ), text.get_text()
+def boxes_and_texts(picture):
+    """The extents of the boxes of a drawn block, and the texts that stand inside them."""
+    picture.figure.draw_without_rendering()
+    ax = picture.figure.axes[0]
+    boxes = [patch.get_window_extent() for patch in ax.patches if patch.get_zorder() == 5]
+    return boxes, [text for text in ax.texts if text.get_zorder() == 6]
+
+
+BLOCKS = {
+    **{style: partial(views.draw_block, list(views.SITES), style=style) for style in ("pre", "post")},
+    **{name: partial(views.where_it_adds, method) for name, method in PLACED.items()},
+}
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_boxes_of_the_block_hold_their_text_and_stand_apart(name):
+    picture = BLOCKS[name]()
+    boxes, inside = boxes_and_texts(picture)
+    no_text_is_cut_off_or_tiny(picture.figure)
+    assert len(inside) == len(boxes) >= 6
+    for text in inside:
+        extent = text.get_window_extent()
+        assert any(
+            box.x0 <= extent.x0 and extent.x1 <= box.x1 and box.y0 <= extent.y0 and extent.y1 <= box.y1
+            for box in (box.padded(-2) for box in boxes)
+        ), text.get_text()
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
+
+
+def test_a_method_without_a_drawing_is_said():
+    wrong = (("Adapters", "is not a method"), ("Sum", "with its parts"), (additive.Method, "no drawing of"))
+    for method, message in wrong:
+        with pytest.raises(CourseError, match=message):
+            views.where_it_adds(method)
+
+
+def test_what_trains_of_the_model_itself_is_told_and_looks_different():
+    assert "biases are trained copies" in views.where_it_adds("BitFit").alt
+    faces = {patch.get_facecolor() for patch in views.where_it_adds("FullFineTuning").figure.axes[0].patches}
+    assert len(faces) == 2  # the block's ground, and blue boxes only
+    with pytest.raises(CourseError, match="no 'head' of its own"):
+        views.draw_block(own=["head"])
 
 
 def test_unknown_sites_styles_and_rows_are_sentences():
-    with pytest.raises(CourseError, match=r"no site 'ffn'.*beside-ffn"):
-        views.draw_block(["ffn"])
+    with pytest.raises(CourseError, match=r"no site 'mlp'.*beside-ffn"):
+        views.draw_block(["mlp"])
     with pytest.raises(CourseError, match="pre"):
         views.draw_block(style="middle")
     with pytest.raises(CourseError, match="row 'a'"):
