@@ -16,6 +16,7 @@
     lms.bits_per_byte(model, "held-out text")         # the same measure for all of them
     lms.perplexity(model, ids)
     lms.surprise(model, ids)                          # bits of each token (N,)
+    lms.bits_after_shuffling(model, ids, keep=8)      # bits of a token when only the last 8 before it are in order
     lms.generate(model, ids[:10], tokens=100, temperature=0.8, top_p=0.95, seed=0)   # (1, 110)
 
     encoder = lms.Encoder(vocabulary=260, width=192)  # BERT's layout; logits for the token that stands there
@@ -37,7 +38,7 @@ from .bytes_tokenizer import Bytes
 from .convolution import Convolution
 from .encoder import Encoder, EncoderConfig
 from .encoder_decoder import EncoderDecoder, EncoderDecoderConfig
-from .evaluation import bits_per_byte, perplexity, surprise
+from .evaluation import bits_after_shuffling, bits_per_byte, perplexity, surprise
 from .gpt import GPT, GPTConfig
 from .ngram import NGram
 from .recurrent import Recurrent
@@ -60,6 +61,7 @@ __all__ = [
     "SyntheticLanguage",
     "as_ids",
     "beam_search",
+    "bits_after_shuffling",
     "bits_per_byte",
     "from_transformers",
     "generate",

@@ -77,6 +77,30 @@ def perplexity(model: nn.Module, ids, **windows) -> float:
     return 2 ** float(surprise(model, ids, **windows)[1:].mean())
 
 
+def bits_after_shuffling(
+    model: nn.Module, ids, keep: int, *, context: int = 128, samples: int = 400, seed: int = 0
+) -> float:
+    """Bits of a token behind `context` tokens, of which all but the last `keep` were put in random order.
+
+    Every model is asked about the same places, with the same shuffles: a model that does not mind uses no order there.
+    """
+    ids, generator = as_ids(ids), torch.Generator().manual_seed(seed)
+    if len(ids) <= context or keep > context:
+        raise CourseError(f"A text of {len(ids)} tokens has no place behind {context} tokens, {keep} of them in order.")
+    starts = torch.randint(len(ids) - context, (samples,), generator=generator)
+    windows = ids[starts[:, None] + torch.arange(context + 1)]  # (samples, context + 1)
+    far = context - keep
+    order = torch.rand(samples, far, generator=generator).argsort(-1)
+    windows[:, :far] = windows[:, :far].gather(1, order)
+    device = next((p.device for p in model.parameters()), ids.device)
+    bits, step = 0.0, max(1, min(64, CELLS // (context * model.vocabulary)))
+    with evaluating(model), torch.no_grad():
+        for batch in windows.to(device).split(step):
+            log_p = model(batch[:, :-1])[:, -1].float().log_softmax(-1)  # (B, V)
+            bits -= float(log_p.gather(1, batch[:, -1:]).sum()) / math.log(2)
+    return bits / samples
+
+
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[nn.Module]:
     """Dropout off inside, and as it was afterwards."""

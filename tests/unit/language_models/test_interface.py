@@ -89,6 +89,16 @@ def test_surprise_is_the_chain_rule_term_by_term(name):
     assert lms.perplexity(model, ids) == pytest.approx(2 ** float(lms.surprise(model, ids)[1:].mean()))
 
 
+def test_a_shuffled_past_is_noticed_by_who_looks_there():
+    near, far = lms.NGram(order=3).fit(IDS), small("gpt")
+    order = {keep: lms.bits_after_shuffling(near, IDS, keep, context=32, samples=50) for keep in (1, 2, 32)}
+    assert order[2] == order[32] < order[1]
+    looked = {keep: lms.bits_after_shuffling(far, IDS, keep, context=32, samples=50) for keep in (2, 32)}
+    assert looked[2] != looked[32]
+    with pytest.raises(CourseError, match="no place behind 128"):
+        lms.bits_after_shuffling(near, IDS[:100], 8)
+
+
 def test_a_text_too_long_for_the_model_is_a_sentence():
     with pytest.raises(CourseError, match="33 tokens were given, but this model looks at 32"):
         small("gpt")(IDS[None, :33])
