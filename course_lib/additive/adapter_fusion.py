@@ -53,6 +53,13 @@ class Source:
         missing = [key for key in wanted.values() if key not in self.state]
         if missing:
             raise CourseError(f"The adapter in {self.folder} is incomplete: {missing[0]} is missing. Save it again.")
+        for name, tensor in adapter.state_dict().items():
+            saved = self.state[wanted[name]].shape
+            if saved != tensor.shape:
+                raise CourseError(
+                    f"{wanted[name]} of the adapter in {self.folder} has shape {tuple(saved)}, but {self.design} needs "
+                    f"{tuple(tensor.shape)}. Save it again."
+                )
         adapter.load_state_dict({name: self.state[key] for name, key in wanted.items()})
 
 

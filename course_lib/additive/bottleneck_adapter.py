@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ..architectures import Layout, own_copy
 from ..runtime import CourseError
+from . import checks
 from .base import Method
 from .sites import Site
 
@@ -47,14 +48,11 @@ class BottleneckAdapter(Method):
     count = "houlsby 2 L (2 d r + d + r) + LN; pfeiffer L (2 d r + d + r)"
 
     def __post_init__(self):
-        if self.placement not in PLACEMENTS:
-            raise CourseError(f"placement={self.placement!r} is not known: choose 'pfeiffer' or 'houlsby'.")
-        if self.activation is not None and self.activation not in ACTIVATIONS:
-            raise CourseError(f"activation={self.activation!r} is not known: choose from {', '.join(ACTIVATIONS)}.")
-        if self.compat not in (None, "adapters"):
-            raise CourseError(f"compat={self.compat!r} is not known: this method has compat='adapters', or none.")
-        if self.bottleneck < 1:
-            raise CourseError(f"A bottleneck of {self.bottleneck} holds nothing: it must be at least 1.")
+        checks.one_of(self, "placement", tuple(PLACEMENTS))
+        checks.one_of(self, "activation", (None, *ACTIVATIONS))
+        checks.one_of(self, "compat", (None, "adapters"))
+        checks.whole_number(self, "bottleneck")
+        checks.whole_number(self, "skip_layers", least=0)
 
     def place(self, layout: Layout) -> Iterator[tuple[Site, nn.Module]]:
         if self.skip_layers >= layout.num_layers:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..architectures import Layout
 from ..runtime import CourseError
+from . import checks
 from .base import Method
 from .sites import Site
 
@@ -32,6 +33,10 @@ class Compacter(Method):
     paper = "Karimi Mahabadi et al. 2021"
     formula = "h <- h + W_u s(W_d h + b_d) + b_u, W = sum_i A_i kron (s_i t_i^T)"
     count = "4 L (d + r) + n^3, and 2 L (d + r) biases"
+
+    def __post_init__(self):
+        checks.whole_number(self, "bottleneck")
+        checks.whole_number(self, "n")
 
     def place(self, layout: Layout) -> Iterator[tuple[Site, nn.Module]]:
         if self.bottleneck % self.n or layout.width % self.n:

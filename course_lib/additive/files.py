@@ -189,7 +189,8 @@ def _peft_class(config: dict, folder: Path) -> type[Method]:
     known = {method.peft_type: method for method in METHODS.values() if method.peft_type}
     if kind not in known:
         raise CourseError(
-            f"{folder} was saved by peft as {kind}, which the course cannot read; it reads {', '.join(sorted(known))}."
+            f"{folder} was saved by peft as peft_type={kind}, which the course cannot read; it reads "
+            f"{', '.join(sorted(known))}. Open it with peft."
         )
     return known[kind]
 
@@ -220,7 +221,13 @@ def _method_from(description: dict, folder: Path, state: dict[str, Tensor]) -> M
     if name not in METHODS:
         raise CourseError(f"{folder} holds a {name!r}, which this version of the course does not know.")
     fields = {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
-    return METHODS[name].from_description(fields, state)
+    try:
+        return METHODS[name].from_description(fields, state)
+    except TypeError as error:
+        raise CourseError(
+            f"{folder} describes a {name} by {', '.join(fields) or 'nothing'}, which this version of the course does "
+            "not understand. Load it with the version that saved it, or train it again."
+        ) from error
 
 
 def check_base(layout: Layout, wanted: dict, folder: Path) -> None:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..architectures import Layout
-from ..runtime import CourseError
+from . import checks
 from .base import Method
 from .peft_files import peft_path, target_names
 from .sites import Site
@@ -43,8 +43,7 @@ class IA3(Method):
     why_no_merge = None
 
     def __post_init__(self):
-        if self.compat not in (None, "peft", "adapters"):
-            raise CourseError(f"compat={self.compat!r} is not known: (IA)^3 has compat='peft', 'adapters', or none.")
+        checks.one_of(self, "compat", (None, "peft", "adapters"))
 
     def places(self, layout: Layout) -> list[tuple[str, str]]:
         """(role, kind of site) of each vector in a block."""

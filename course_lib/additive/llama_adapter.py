@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ..architectures import Layout
 from ..runtime import CourseError
+from . import checks
 from .base import Method
 from .sites import Site
 
@@ -41,6 +42,10 @@ class LlamaAdapter(Method):
     peft_head = None  # peft neither trains nor saves one with this method
     peft_fields = ("adapter_len", "adapter_layers")
     why_no_merge = "its softmax over the prompt depends on the query"
+
+    def __post_init__(self):
+        checks.whole_number(self, "length")
+        checks.one_of(self, "compat", (None, "peft"))
 
     def place(self, layout: Layout) -> Iterator[tuple[Site, nn.Module]]:
         layers = -(-2 * layout.num_layers // 3) if self.layers is None else self.layers

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..architectures import Layout
 from ..runtime import CourseError
+from . import checks
 from .base import Method
 from .peft_files import peft_path, target_names, targeted_roles
 from .sites import Site
@@ -40,8 +41,14 @@ class LoRA(Method):
     why_no_merge = None
 
     def __post_init__(self):
-        if self.rank < 1 or not self.targets:
-            raise CourseError(f"LoRA needs a rank of at least 1 and a target; got {self}.")
+        checks.whole_number(self, "rank")
+        if isinstance(self.targets, str) or not self.targets or len(set(self.targets)) < len(self.targets):
+            raise CourseError(
+                f"LoRA was given targets={self.targets!r}: it needs a tuple of roles, each once, such as "
+                '("query", "value").'
+            )
+        if not 0 <= self.dropout < 1:
+            raise CourseError(f"LoRA was given dropout={self.dropout}: it must lie between 0 and 1.")
 
     def place(self, layout: Layout) -> Iterator[tuple[Site, nn.Module]]:
         for block in range(layout.num_layers):

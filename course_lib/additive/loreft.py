@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..architectures import Layout
 from ..runtime import CourseError
+from . import checks
 from .base import Method
 from .sites import Site
 
@@ -35,6 +36,15 @@ class LoReFT(Method):
     formula = "h <- h + R^T (W h + b - R h), R R^T = I"
     count = "2 r d + r a layer"
     why_no_merge = "it acts at some positions only, and a weight acts at all"
+
+    def __post_init__(self):
+        checks.whole_number(self, "rank")
+        checks.whole_number(self, "first", least=0)
+        checks.whole_number(self, "last", least=0)
+        if self.first + self.last == 0:
+            raise CourseError("LoReFT was given first=0 and last=0: at no position would anything change.")
+        if self.layers is not None and (not self.layers or len(set(self.layers)) < len(self.layers)):
+            raise CourseError(f"LoReFT was given layers={self.layers}: name at least one block, and each once.")
 
     def place(self, layout: Layout) -> Iterator[tuple[Site, nn.Module]]:
         layers = range(layout.num_layers) if self.layers is None else self.layers

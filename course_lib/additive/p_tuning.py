@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..architectures import Layout
-from ..runtime import CourseError
+from . import checks
 from .base import Method
 from .prompt_tuning import VIRTUAL_TOKENS, Prompt, prompt_config
 from .sites import Site
@@ -43,10 +43,11 @@ class PTuning(Method):
     why_no_merge = "its vectors stand in the input, and no weight of the model does"
 
     def __post_init__(self):
-        if self.encoder not in ("mlp", "lstm"):
-            raise CourseError(f"encoder={self.encoder!r} is not known: choose 'mlp' or 'lstm'.")
-        if self.length < 1:
-            raise CourseError(f"A prompt of {self.length} vectors says nothing: its length must be at least 1.")
+        checks.whole_number(self, "length")
+        checks.one_of(self, "encoder", ("mlp", "lstm"))
+        checks.one_of(self, "compat", (None, "peft"))
+        if self.hidden is not None:
+            checks.whole_number(self, "hidden")
 
     def place(self, layout: Layout) -> Iterator[tuple[Site, nn.Module]]:
         yield Site("prompt"), EncodedPrompt(

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from ..architectures import Layout
-from ..runtime import CourseError
+from . import checks
 from .base import Method
 from .sites import Site
 
@@ -37,8 +37,8 @@ class ParallelAdapter(Method):
     count = "L (2 d r + d + r)"
 
     def __post_init__(self):
-        if self.bottleneck < 1:
-            raise CourseError(f"A bottleneck of {self.bottleneck} holds nothing: it must be at least 1.")
+        checks.whole_number(self, "bottleneck")
+        checks.one_of(self, "where", ("ffn", "attention"))
 
     def place(self, layout: Layout) -> Iterator[tuple[Site, nn.Module]]:
         for block in range(layout.num_layers):

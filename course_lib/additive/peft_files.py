@@ -115,6 +115,12 @@ def task_from(config: dict, state: dict[str, Tensor], folder: Path) -> tasks.Tas
     last = [f"{name}{inner}.weight" for name in HEADS for inner in ("", ".out_proj")]
     head = next((tensor for key, tensor in state.items() if key.endswith(tuple(last))), None)
     if head is None:
+        named = [name for name in config.get("modules_to_save") or () if name in HEADS]
+        if named:
+            raise CourseError(
+                f"{folder} was saved by peft with the task's head ({' or '.join(named)}), but no tensor of it is "
+                "there, and a new one would guess. Copy the files again from where they were saved."
+            )
         return None
     kind = config.get("task_type")
     if kind not in TASK_TYPES:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..architectures import Layout
-from ..runtime import CourseError
+from . import checks
 from .base import Method
 from .prompt_tuning import VIRTUAL_TOKENS, prompt_config
 from .sites import Site, Slot
@@ -43,10 +43,10 @@ class PrefixTuning(Method):
     why_no_merge = "its keys and values belong to positions that no weight has"
 
     def __post_init__(self):
-        if self.length < 1:
-            raise CourseError(f"A prefix of {self.length} positions is none: its length must be at least 1.")
-        if self.compat not in (None, "adapters"):
-            raise CourseError(f"compat={self.compat!r} is not known: prefixes have compat='adapters', or none.")
+        checks.whole_number(self, "length")
+        checks.one_of(self, "compat", (None, "adapters"))
+        if self.hidden is not None:
+            checks.whole_number(self, "hidden")
 
     def place(self, layout: Layout) -> Iterator[tuple[Site, nn.Module]]:
         prefix = Prefix(self.length, prefix_shape(layout), layout.width, self.hidden)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..architectures import Layout
 from ..runtime import CourseError
+from . import checks
 from .base import Method
 from .sites import Site
 
@@ -50,10 +51,9 @@ class PromptTuning(Method):
     why_no_merge = "its vectors stand in the input, and no weight of the model does"
 
     def __post_init__(self):
-        if self.length < 1:
-            raise CourseError(f"A prompt of {self.length} vectors says nothing: its length must be at least 1.")
-        if self.init not in INITS:
-            raise CourseError(f"init={self.init!r} is not known: choose from {', '.join(map(repr, INITS))}.")
+        checks.whole_number(self, "length")
+        checks.one_of(self, "init", INITS)
+        checks.one_of(self, "compat", (None, "peft"))
         if (self.init == "text") != (self.init_text is not None):
             raise CourseError("init='text' and init_text='some words' go together: give both or neither.")
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from ..architectures import Layout
 from ..runtime import CourseError
+from . import checks
 from .base import Method
 from .bottleneck_adapter import PLACEMENTS, Bottleneck
 from .lora import LowRank
@@ -51,8 +52,8 @@ class UniPELT(Method):
 
     def __post_init__(self):
         PrefixTuning(self.length, self.hidden, self.compat)  # its parts know what they can be
-        if self.bottleneck < 1 or self.rank < 1:
-            raise CourseError(f"The adapter's bottleneck and LoRA's rank must be at least 1; got {self}.")
+        checks.whole_number(self, "bottleneck")
+        checks.whole_number(self, "rank")
 
     def place(self, layout: Layout) -> Iterator[tuple[Site, nn.Module]]:
         if self.compat and layout.causal:
