@@ -36,7 +36,8 @@ __all__ = [
 def methods(base: Base | None = None) -> list[dict[str, str]]:
     """Every method of the course: name, family, paper, formula, count of trained parameters, and peft's type.
 
-    With a base, also what the method with its defaults trains and stores there, heads aside ("-": not defined there).
+    With a base, also what the method with its defaults trains and stores there, heads aside ("-": not defined
+    there, or, as AdapterFusion, not without saved parts).
     """
     rows = []
     for name, method in METHODS.items():

@@ -88,8 +88,16 @@ class Sum(Method):
         self.methods = methods
 
     def place(self, layout: Layout) -> Iterator[tuple[Site, nn.Module]]:
+        before: dict[str, Method] = {}  # what may stand before the text only once
         for part, method in enumerate(self.methods, start=1):
             for site, module in method.place(layout):
+                if site.kind == "prompt" or (site.kind == "attend" and site.block is None):
+                    if site.kind in before:
+                        raise CourseError(
+                            f"{before[site.kind]} and {method} both put vectors before the text, in one place: one "
+                            "would hide the other. Take one of them, with the length of both."
+                        )
+                    before[site.kind] = method
                 yield dataclasses.replace(site, part=part), module
 
     def __repr__(self) -> str:

@@ -467,6 +467,9 @@ def test_errors_are_sentences_with_a_remedy(models, ids, tmp_path):
         attach(llama, PromptTuning(3)).add(PromptTuning(3))
     with pytest.raises(cl.CourseError, match="cannot name"):
         attach(llama, PromptTuning(3)).add(PromptTuning(3), name="keys")
+    for twice in (Sum(PromptTuning(3), PTuning(2)), Sum(PrefixTuning(3), UniPELT(3))):
+        with pytest.raises(cl.CourseError, match="one would hide the other"):
+            attach(bert, twice)
     with pytest.raises(cl.CourseError, match="this model has 64"):
         call(attach(bert, PromptTuning(20)), torch.ones(1, 50, dtype=torch.long))
     with pytest.raises(cl.CourseError, match="names 2 rows"):
