@@ -75,5 +75,5 @@ def test_what_the_adapters_library_deviates_in_is_not_written_as_pefts(models, t
 
 def test_an_unknown_compat_is_refused():
     for method in (IA3, BottleneckAdapter, PrefixTuning):
-        with pytest.raises(cl.CourseError, match="compat='hub' is not known"):
+        with pytest.raises(cl.CourseError, match="compat='hub', which is not known"):
             method(compat="hub")
