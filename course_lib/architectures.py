@@ -4,8 +4,9 @@ Every block of a Transformer computes, twice,
 
     x <- x + h        with  h = attention(x)  and then  h = ffn(x)
 
-with LayerNorm before the sublayer (pre-norm: GPT-2, Llama, Qwen2) or after the sum (post-norm: BERT, RoBERTa). The
+with LayerNorm before the sublayer (pre-norm: GPT-2, Llama, Qwen2, T5) or after the sum (post-norm: BERT, RoBERTa). The
 library places additions by role ("attention", "ffn", "query", ...); this table says which module plays the role.
+An encoder-decoder (T5) is two stacks of blocks, and two rows: its blocks are numbered through, the encoder's first.
 """
 
 from __future__ import annotations
@@ -21,7 +22,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 HEADS = ("classifier", "score", "classification_head")  # what transformers' families call a task's head
-ROLES = ("query", "key", "value", "output", "ffn_in", "ffn_out", "query_key_value")
+ROLES = (
+    "query", "key", "value", "output", "ffn_in", "ffn_out", "query_key_value",
+    "cross_query", "cross_key", "cross_value", "cross_output",  # a decoder's attention to what the encoder says
+)
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ class Sublayer:
 
 @dataclass(frozen=True)
 class Family:
-    """One row of the table. Paths start at the body (the model without its head) or at a block."""
+    """One row of the table, one stack of blocks. Paths start at the body (the model without its head) or at a block."""
 
     embedding: str
     blocks: str
@@ -48,6 +52,10 @@ class Family:
     attention_module: str = "self_attn"  # the module that calls transformers' attention function
     thirds: dict[str, int] = field(default_factory=dict)  # roles that share one matrix, and their place in its output
     position_table: bool = False  # learned positions: a longer input has no vector
+    relative_positions: bool = False  # no position ids, but a bias for distances that the first block computes for all
+    reads_first: bool = False  # the state of the first token, [CLS], stands for the text
+    cross_attention: str = ""  # the module that attends to what an encoder says
+    decoder: Family | None = None  # the second stack of an encoder-decoder
 
 
 _BERT = Family(
@@ -59,7 +67,7 @@ _BERT = Family(
         "query": "attention.self.query", "key": "attention.self.key", "value": "attention.self.value",
         "output": "attention.output.dense", "ffn_in": "intermediate.dense", "ffn_out": "output.dense",
     },
-    post_norm=True, causal=False, position_table=True, attention_module="attention.self",
+    post_norm=True, causal=False, position_table=True, reads_first=True, attention_module="attention.self",
 )
 _LLAMA = Family(
     embedding="embed_tokens",
@@ -84,7 +92,31 @@ _GPT2 = Family(  # one matrix computes query, key and value: their roles are thi
     thirds={"query": 0, "key": 1, "value": 2},
     post_norm=False, causal=True, final_norm="ln_f", position_table=True, attention_module="attn",
 )
-FAMILIES = {"bert": _BERT, "roberta": _BERT, "llama": _LLAMA, "qwen2": _LLAMA, "gpt2": _GPT2}
+
+
+def _t5(stack: str, ffn: int, ffn_in: str, cross: bool = False, decoder: Family | None = None) -> Family:
+    """One stack of T5, whose FFN is the block's layer number `ffn`; `ffn_in` is called otherwise where it is gated."""
+    dense = f"layer.{ffn}.DenseReluDense"
+    letters = {"query": "q", "key": "k", "value": "v", "output": "o"}
+    roles = {role: f"layer.0.SelfAttention.{letter}" for role, letter in letters.items()}
+    if cross:
+        roles |= {f"cross_{role}": f"layer.1.EncDecAttention.{letter}" for role, letter in letters.items()}
+    return Family(
+        embedding=f"{stack}.embed_tokens",
+        blocks=f"{stack}.block",
+        attention=Sublayer("layer.0.SelfAttention", "layer.0.layer_norm"),
+        ffn=Sublayer(dense, f"layer.{ffn}.layer_norm"),
+        roles={**roles, "ffn_in": f"{dense}.{ffn_in}", "ffn_out": f"{dense}.wo"},
+        post_norm=False, causal=cross, final_norm=f"{stack}.final_layer_norm", relative_positions=True,
+        attention_module="layer.0.SelfAttention", cross_attention="layer.1.EncDecAttention" if cross else "",
+        decoder=decoder,
+    )
+
+
+_T5 = _t5("encoder", 1, "wi", decoder=_t5("decoder", 2, "wi", cross=True))
+_T5_GATED = _t5("encoder", 1, "wi_1", decoder=_t5("decoder", 2, "wi_1", cross=True))
+
+FAMILIES = {"bert": _BERT, "roberta": _BERT, "llama": _LLAMA, "qwen2": _LLAMA, "gpt2": _GPT2, "t5": _T5}
 
 
 @dataclass(frozen=True)
@@ -128,14 +160,36 @@ class Layout:
             )
         self.model, self.config, self.tokenizer = model, config, tokenizer
         self.kind, self.family = config.model_type, FAMILIES[config.model_type]
+        if getattr(config, "is_gated_act", False):
+            self.family = _T5_GATED
         self.body = model.base_model
-        self.blocks = self.body.get_submodule(self.family.blocks)
+        self.stacks = [self.family]
+        if self.family.decoder is not None and hasattr(self.body, "decoder"):
+            self.stacks.append(self.family.decoder)
+        self._places = [  # of each block: its stack, and its number there
+            (stack, number) for stack in self.stacks for number in range(len(self.body.get_submodule(stack.blocks)))
+        ]
+        self.blocks: list[nn.Module] = [self.body.get_submodule(self.block_path(b)) for b in range(len(self._places))]
         self.width: int = config.hidden_size
         self.num_layers: int = len(self.blocks)
         self.num_heads: int = config.num_attention_heads
         self.ffn_width: int = self.projection(0, "ffn_out").size[1]
         self.key_width: int = self.projection(0, "key").size[0]  # k = n_kv_heads x head_dim
         self.vocabulary: int = config.vocab_size
+
+    @property
+    def encoder_decoder(self) -> bool:
+        """Two stacks: the input is read by an encoder, the answer written by a decoder."""
+        return len(self.stacks) == 2
+
+    @property
+    def first_stack(self) -> int:
+        """How many blocks read the input: all of them, or those of the encoder."""
+        return sum(stack is self.family for stack, _ in self._places)
+
+    def stack(self, block: int) -> Family:
+        """The row of the stack that a block stands in: whether it is causal, whether it has cross-attention."""
+        return self._places[block][0]
 
     @property
     def post_norm(self) -> bool:
@@ -182,18 +236,37 @@ class Layout:
         """Paths of "attention" or "ffn" in block `block`, from the body."""
         if which not in ("attention", "ffn"):
             raise CourseError(f"A block has two sublayers, 'attention' and 'ffn'; {which!r} is neither.")
-        paths: Sublayer = getattr(self.family, which)
-        prefix = f"{self.family.blocks}.{block}."
+        paths: Sublayer = getattr(self.stack(block), which)
+        prefix = f"{self.block_path(block)}."
         return Sublayer(prefix + paths.result, prefix + paths.norm, paths.join and prefix + paths.join)
 
     def block_path(self, block: int) -> str:
-        return f"{self.family.blocks}.{block}"
+        stack, number = self._places[block]
+        return f"{stack.blocks}.{number}"
+
+    def block_of(self, path: str) -> int | None:
+        """The number of the block that the module at `path` is part of, None outside the blocks."""
+        inside = (block for block in range(self.num_layers) if f"{self.block_path(block)}." in path)
+        return next(inside, None)
+
+    def plays(self, block: int, role: str) -> bool:
+        """Has block `block` this role? Only blocks of a decoder beside an encoder have those of cross-attention."""
+        return role in self.stack(block).roles
+
+    @property
+    def roles(self) -> list[str]:
+        """Every role that some block has."""
+        return list(dict.fromkeys(role for stack in self.stacks for role in stack.roles))
+
+    def require_role(self, role: str) -> None:
+        """Raise CourseError if no block has the role."""
+        if role not in self.roles:
+            raise CourseError(f"A {self.kind} block has no '{role}'. Its roles: {', '.join(self.roles)}.")
 
     def projection(self, block: int, role: str) -> Projection:
         """The linear map that plays `role` ("query", ..., "ffn_out") in block `block`."""
-        if role not in self.family.roles:
-            raise CourseError(f"A {self.kind} block has no '{role}'. Its roles: {', '.join(self.family.roles)}.")
-        path = f"{self.family.blocks}.{block}.{self.family.roles[role]}"
+        self.require_role(role)
+        path = f"{self.block_path(block)}.{self.stack(block).roles[role]}"
         module = self.body.get_submodule(path)
         columns = slice(None)
         if role in self.family.thirds:
@@ -201,9 +274,16 @@ class Layout:
             columns = slice(third * self.family.thirds[role], third * (self.family.thirds[role] + 1))
         return Projection(path, module, columns)
 
-    def attention_module(self, block: int) -> nn.Module:
-        """The module that hands queries, keys and values to transformers' attention function."""
-        return self.body.get_submodule(f"{self.family.blocks}.{block}.{self.family.attention_module}")
+    def attentions(self) -> list[nn.Module]:
+        """What hands queries, keys and values to transformers' attention function: one module a block and, behind
+        these, the cross-attention of each block that has one."""
+        stacks = [stack for stack, _ in self._places]
+        own = [block.get_submodule(stack.attention_module) for block, stack in zip(self.blocks, stacks, strict=True)]
+        cross = [
+            block.get_submodule(stack.cross_attention)
+            for block, stack in zip(self.blocks, stacks, strict=True) if stack.cross_attention
+        ]
+        return own + cross
 
 
 def frozen_copy(model: nn.Module) -> nn.Module:

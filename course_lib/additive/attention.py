@@ -47,16 +47,18 @@ def switch_on(layout: Layout) -> None:
 
 def insert(site: Site, slot: Slot, layout: Layout) -> list[Callable[[], None]]:
     """Show one layer's attention (or, with block None, every layer's) the slot."""
-    blocks = range(layout.num_layers) if site.block is None else [site.block]
-    for block in blocks:
-        layout.attention_module(block).__dict__.setdefault("course_slots", []).append((slot, block))
-    removers = [layout.attention_module(block).__dict__["course_slots"].clear for block in blocks]
-    if site.block is None:  # prefixes move the text to later positions
+    modules = dict(enumerate(layout.attentions()))
+    if site.block is not None:
+        modules = {site.block: modules[site.block]}
+    for number, module in modules.items():
+        module.__dict__.setdefault("course_slots", []).append((slot, number))
+    removers = [module.__dict__["course_slots"].clear for module in modules.values()]
+    if site.block is None and not layout.family.relative_positions:  # prefixes move the text to later positions
         shift = _shift(slot, layout.first_position)
         removers.append(layout.body.register_forward_pre_hook(shift, with_kwargs=True).remove)
     if site.where == "gated":
-        for block in blocks:
-            removers.append(layout.attention_module(block).register_forward_pre_hook(_show, with_kwargs=True).remove)
+        for module in modules.values():
+            removers.append(module.register_forward_pre_hook(_show, with_kwargs=True).remove)
     return removers
 
 
@@ -116,6 +118,8 @@ def _prepend(prefixes, query, key, value, mask, module, options) -> tuple[Tensor
         seen = torch.zeros(seen.shape, dtype=mask.dtype, device=key.device).masked_fill(
             ~seen, torch.finfo(mask.dtype).min
         )
+    if options.get("position_bias") is not None:  # T5: the prefix is at no distance from the text
+        options["position_bias"] = nn.functional.pad(options["position_bias"], (p, 0))
     front = seen.expand(B, mask.shape[1], mask.shape[2], -1)
     mask = torch.cat([front, mask.expand(B, -1, -1, -1)], dim=-1)
     return torch.cat([P_K, key], dim=2), torch.cat([P_V, value], dim=2), mask

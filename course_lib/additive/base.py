@@ -228,8 +228,7 @@ class Tuned(nn.Module):
         if site.kind == "attend":
             attention.switch_on(self.layout)
         if site.kind == "prompt":
-            path = _path_of(self.model, self.layout.embedding)
-            prompts.owner_embedding(self.model, path, self.route).prompts[name] = module
+            prompts.owner_embedding(self.layout, self.route).prompts[name] = module
             return
         place = (site.kind, site.where, site.block)
         if place not in self.slots:
@@ -293,6 +292,8 @@ class Tuned(nn.Module):
             model, prepared = self._prepare({"input_ids": input_ids, **options}, positions=False)
             self._check_length(prepared.inputs, options.get("max_new_tokens") or 0)
             answer = model.generate(**prepared.inputs)
+        if self.layout.encoder_decoder:  # the prompt was read by the encoder: no part of what was written
+            return answer
         if torch.is_tensor(answer):
             return answer[:, prepared.length:]
         answer.sequences = answer.sequences[:, prepared.length:]
@@ -316,12 +317,13 @@ class Tuned(nn.Module):
         prepared = prompts.Prepared(batch)
         if isinstance(embedding, prompts.PromptedEmbedding) and any(n in embedding.prompts for n in self.route.names()):
             used = next(embedding.prompts[n] for n in self.route.names() if n in embedding.prompts)
-            prepared = prompts.prepend(batch, embedding, used.start(self.layout), self.layout.longest)
+            prepared = prompts.prepend(batch, embedding, used.start(self.layout), self.layout)
         else:
             self._check_length(batch)
         self._think_ahead(prepared.inputs)
         given = prepared.inputs
         counted = self.layout.causal or prepared.length  # padding on the left, or before a shorter prompt
+        counted = counted and not self.layout.family.relative_positions
         said = given.keys() & {"position_ids", "past_key_values"} or "attention_mask" not in given
         if positions and counted and not said:
             position_ids = (given["attention_mask"].cumsum(-1) - 1).clamp_min(0) + self.layout.first_position
@@ -490,6 +492,11 @@ def cache_below(tuned: Tuned, dataset, *, batch_size: int = 64) -> list[dict]:
     Returns features with a "states" tensor (T, d) each, which `fit`, `evaluate` and `tuned(states=...)` take: the
     blocks below are never run again. It pays when the addition sits high and there is more than one epoch.
     """
+    if tuned.layout.family.relative_positions:
+        raise CourseError(
+            f"The first block of a {tuned.layout.kind} computes the bias for distances that all others use: no block "
+            "can be left out, so states cannot be cached."
+        )
     lowest = tuned.lowest_block()
     if lowest == 0:
         raise CourseError("This addition begins at the first block (or before it): there is nothing below to cache.")
@@ -533,11 +540,12 @@ def _without_blocks(model: nn.Module, layout: Layout, lowest: int) -> nn.Module:
         return new
 
     top = node = shell(model)
-    path = [name for name in _path_of(model, layout.blocks).split(".") if name]
+    blocks = layout.body.get_submodule(layout.family.blocks)
+    path = _path_of(model, blocks).split(".")
     for name in path[:-1]:
         node._modules[name] = shell(node._modules[name])
         node = node._modules[name]
-    node._modules[path[-1]] = nn.ModuleList(list(layout.blocks)[lowest:])
+    node._modules[path[-1]] = nn.ModuleList(list(blocks)[lowest:])
     return top
 
 
@@ -549,8 +557,8 @@ def _block_of(site: Site, layout: Layout) -> int:
     """The block at whose input cached states may stand for what lies below this site."""
     if site.block is not None:
         return site.block
-    match = re.search(rf"{re.escape(layout.family.blocks)}\.(\d+)\.", site.where)
-    return int(match.group(1)) if match else layout.num_layers
+    block = layout.block_of(site.where)
+    return layout.num_layers if block is None else block
 
 
 def _below_blocks(site: Site, layout: Layout) -> bool:

@@ -93,9 +93,9 @@ def describe(method: Method) -> dict:
 
 def base_signature(layout: Layout) -> dict:
     """What an addition's base must be: the family, the sizes, and a few numbers that tell its weights from others'."""
-    last = layout.projection(layout.num_layers - 1, "ffn_out")
+    last = layout.projection(layout.first_stack - 1, "ffn_out")
     return {
-        "model_type": layout.kind, "layers": layout.num_layers, "width": layout.width, "vocabulary": layout.vocabulary,
+        "model_type": layout.kind, "layers": layout.first_stack, "width": layout.width, "vocabulary": layout.vocabulary,
         "samples": {"the embeddings": _sample(layout.embedding.weight), "the last block": _sample(last.matrix)},
     }
 

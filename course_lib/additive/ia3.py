@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..architectures import Layout
+from ..runtime import CourseError
 from . import checks
 from .base import Method
 from .peft_files import peft_path, target_names
@@ -24,7 +25,7 @@ from .sites import Site
 
 @dataclass(frozen=True)
 class IA3(Method):
-    """l_k, l_v and l_ff in every block.
+    """l_k and l_v at every attention, those of a decoder to its encoder too, and l_ff in every block.
 
     `compat="peft"` scales what peft does by default: on GPT-2 the queries too (they share a matrix with keys and
     values), on Qwen2 the queries instead of the keys, on BERT and RoBERTa also what enters attention's output
@@ -37,7 +38,7 @@ class IA3(Method):
     family = "additive"  # Lialin et al.'s family, though it multiplies
     paper = "Liu et al. 2022"
     formula = "l_k * K, l_v * V, (l_ff * act(W_1 x)) W_2"
-    count = "L (2 k + f)"
+    count = "L (2 k + f); in a decoder beside an encoder L (4 k + f)"
     peft_type = "IA3"
     peft_fields = ("feedforward_modules", "init_ia3_weights")
     why_no_merge = None
@@ -45,19 +46,22 @@ class IA3(Method):
     def __post_init__(self):
         checks.one_of(self, "compat", (None, "peft", "adapters"))
 
-    def places(self, layout: Layout) -> list[tuple[str, str]]:
+    def places(self, layout: Layout, block: int) -> list[tuple[str, str]]:
         """(role, kind of site) of each vector in a block."""
+        if self.compat == "adapters" and layout.encoder_decoder:
+            raise CourseError("(IA)^3 with compat='adapters' is known for models of one stack only: leave compat out.")
         if self.compat == "adapters":
             return [("key", "scale"), ("value", "scale"), ("ffn_in", "scale")]
         roles = ["key", "value"]
         if self.compat == "peft":
             roles = {"gpt2": ["query", "key", "value"], "qwen2": ["query", "value"]}.get(layout.kind, roles)
+        roles += [role for role in ("cross_key", "cross_value") if layout.plays(block, role)]
         inputs = ["ffn_out", "output"] if self.compat == "peft" and layout.kind in ("bert", "roberta") else ["ffn_out"]
         return [(role, "scale") for role in roles] + [(role, "scale_input") for role in inputs]
 
     def place(self, layout: Layout) -> Iterator[tuple[Site, nn.Module]]:
         for block in range(layout.num_layers):
-            for role, kind in self.places(layout):
+            for role, kind in self.places(layout, block):
                 out, into = layout.projection(block, role).size
                 yield Site(kind, role, block), Scale(into if kind == "scale_input" else out)
 
@@ -67,7 +71,7 @@ class IA3(Method):
             return None
         tensors, paths = {}, {"scale": set(), "scale_input": set()}
         for block in range(layout.num_layers):
-            for role, kind in self.places(layout):
+            for role, kind in self.places(layout, block):
                 projection = layout.projection(block, role)
                 path, l = peft_path(layout, projection.path), state[f"blocks.{block}.{role}.{kind}.l"]
                 paths[kind].add(projection.path)
@@ -99,7 +103,7 @@ class IA3(Method):
     def state_from_peft(self, layout: Layout, state: dict[str, Tensor]) -> dict[str, Tensor]:
         ours = {}
         for block in range(layout.num_layers):
-            for role, kind in self.places(layout):
+            for role, kind in self.places(layout, block):
                 projection = layout.projection(block, role)
                 l = state[f"{peft_path(layout, projection.path)}.ia3_l"].flatten()
                 ours[f"blocks.{block}.{role}.{kind}.l"] = l if kind == "scale_input" else l[projection.columns]

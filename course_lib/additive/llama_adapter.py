@@ -48,6 +48,12 @@ class LlamaAdapter(Method):
         checks.one_of(self, "compat", (None, "peft"))
 
     def place(self, layout: Layout) -> Iterator[tuple[Site, nn.Module]]:
+        if layout.family.decoder is not None:
+            raise CourseError(
+                "LLaMA-Adapter is defined for one stack, whose top layers look at a prompt in their self-attention; an "
+                f"encoder-decoder such as {layout.kind} has three attentions, and the paper does not say which of "
+                "them looks. PrefixTuning and PromptTuning are defined there."
+            )
         layers = -(-2 * layout.num_layers // 3) if self.layers is None else self.layers
         if not 1 <= layers <= layout.num_layers:
             raise CourseError(f"layers={layers} is not between 1 and the {layout.num_layers} layers of this model.")

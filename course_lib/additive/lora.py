@@ -24,7 +24,11 @@ PEFT_VALUES = {"bias": ("none",), "init_lora_weights": (True, "gaussian", "eva",
 
 @dataclass(frozen=True)
 class LoRA(Method):
-    """`rank` r, `alpha`, and the `targets` by role; `dropout` acts on x."""
+    """`rank` r, `alpha`, and the `targets` by role; `dropout` acts on x.
+
+    "query", "key", "value" and "output" are those of self-attention; in a decoder beside an encoder the other
+    attention's are "cross_query", "cross_key", "cross_value" and "cross_output".
+    """
 
     rank: int = 8
     alpha: float = 16.0
@@ -51,10 +55,13 @@ class LoRA(Method):
             raise CourseError(f"LoRA was given dropout={self.dropout}: it must lie between 0 and 1.")
 
     def place(self, layout: Layout) -> Iterator[tuple[Site, nn.Module]]:
+        for role in self.targets:
+            layout.require_role(role)
         for block in range(layout.num_layers):
             for role in self.targets:
-                out, into = layout.projection(block, role).size
-                yield Site("beside", role, block), LowRank(into, out, self.rank, self.alpha, self.dropout)
+                if layout.plays(block, role):
+                    out, into = layout.projection(block, role).size
+                    yield Site("beside", role, block), LowRank(into, out, self.rank, self.alpha, self.dropout)
 
     def to_peft(self, layout: Layout, state: dict[str, Tensor]) -> tuple[dict, dict[str, Tensor]]:
         """Several roles of one fused matrix become one LoRA of their ranks' sum: A stacked, B block by block.
@@ -62,9 +69,10 @@ class LoRA(Method):
         peft has one rank for all, so beside a fused matrix the others' A and B are filled up with zeros.
         """
         tensors, targets = {}, set()
-        fused = max(len(roles) for roles in self._by_module(layout, 0).values())
-        for block in range(layout.num_layers):
-            for path, roles in self._by_module(layout, block).items():
+        modules = [self._by_module(layout, block) for block in range(layout.num_layers)]
+        fused = max(len(roles) for by_path in modules for roles in by_path.values())
+        for block, by_path in enumerate(modules):
+            for path, roles in by_path.items():
                 targets.add(path)
                 first = layout.projection(block, roles[0])
                 whole, into = first.module.weight.shape[::-1] if first.transposed else first.module.weight.shape
@@ -78,23 +86,25 @@ class LoRA(Method):
                 tensors[f"{peft_path(layout, path)}.lora_B.weight"] = B
         fields = {
             "r": self.rank * fused, "lora_alpha": self.alpha * fused, "target_modules": target_names(layout, targets),
-            "lora_dropout": self.dropout, "fan_in_fan_out": layout.projection(0, self.targets[0]).transposed,
+            "lora_dropout": self.dropout, "fan_in_fan_out": layout.projection(0, "ffn_out").transposed,
         }
         return fields, tensors
 
     def _by_module(self, layout: Layout, block: int) -> dict[str, list[str]]:
         grouped: dict[str, list[str]] = {}
         for role in self.targets:
-            grouped.setdefault(layout.projection(block, role).path, []).append(role)
+            if layout.plays(block, role):
+                grouped.setdefault(layout.projection(block, role).path, []).append(role)
         return grouped
 
     @classmethod
     def from_peft(cls, config: dict, state: dict[str, Tensor], layout: Layout) -> LoRA:
         targets = targeted_roles(layout, config["target_modules"])
         if not targets:
+            known = sorted({path for stack in layout.stacks for path in stack.roles.values()})
             raise CourseError(
                 f"This peft LoRA targets {config['target_modules']}, and no projection in the blocks of this "
-                f"{layout.kind} model is called so; they are: {', '.join(sorted(set(layout.family.roles.values())))}."
+                f"{layout.kind} model is called so; they are: {', '.join(known)}."
             )
         rank, alpha = config["r"], config["lora_alpha"]
         if config.get("use_rslora"):  # which scales by alpha / sqrt(r)

@@ -47,10 +47,13 @@ class LoReFT(Method):
             raise CourseError(f"LoReFT was given layers={self.layers}: name at least one block, and each once.")
 
     def place(self, layout: Layout) -> Iterator[tuple[Site, nn.Module]]:
-        layers = range(layout.num_layers) if self.layers is None else self.layers
-        wrong = [layer for layer in layers if not 0 <= layer < layout.num_layers]
+        reading = layout.first_stack  # the blocks that the prompt passes through: of two stacks the encoder's
+        layers = range(reading) if self.layers is None else self.layers
+        wrong = [layer for layer in layers if not 0 <= layer < reading]
         if wrong:
-            raise CourseError(f"There is no block {wrong[0]}: this model has blocks 0 to {layout.num_layers - 1}.")
+            raise CourseError(
+                f"There is no block {wrong[0]} to edit: this model reads its prompt in blocks 0 to {reading - 1}."
+            )
         if not 1 <= self.rank <= layout.width:
             raise CourseError(f"rank={self.rank} is not between 1 and the model's width, {layout.width}.")
         for block in layers:

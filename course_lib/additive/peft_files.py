@@ -45,8 +45,9 @@ def target_names(layout: Layout, paths: Iterable[str]) -> list[str]:
     wanted, every = {module_path(layout, path) for path in paths}, [name for name, _ in layout.model.named_modules()]
     names = set()
     for path in paths:
-        in_block = re.sub(rf"^{re.escape(layout.family.blocks)}\.\d+\.", "", path)
-        with_number = path.removeprefix(f"{layout.family.blocks}.")
+        blocks = next(stack.blocks for stack in layout.stacks if path.startswith(f"{stack.blocks}."))
+        with_number = path.removeprefix(f"{blocks}.")
+        in_block = with_number.partition(".")[2]
         names.add(next(
             name for name in (in_block, with_number, module_path(layout, path))
             if {found for found in every if is_target([name], found)} <= wanted
@@ -64,10 +65,11 @@ def is_target(targets: str | Iterable[str], path: str) -> bool:
 def targeted_roles(layout: Layout, targets: str | Iterable[str]) -> tuple[str, ...]:
     """The roles whose projections peft's targets name. Raises CourseError for a target in some blocks only."""
     found = []
-    for role in layout.family.roles:
+    for role in layout.roles:
         if role in layout.family.thirds:  # peft sees the whole fused matrix
             continue
-        paths = [module_path(layout, layout.projection(block, role).path) for block in range(layout.num_layers)]
+        blocks = [block for block in range(layout.num_layers) if layout.plays(block, role)]
+        paths = [module_path(layout, layout.projection(block, role).path) for block in blocks]
         hit = [is_target(targets, path) for path in paths]
         if any(hit) and not all(hit):
             raise CourseError(
@@ -107,7 +109,8 @@ def head_key(method: Method, layout: Layout, key: str) -> str:
 def task_type(task: tasks.Task | None, layout: Layout) -> str:
     """peft's word for what the model is for."""
     words = {kind: word for word, kind in TASK_TYPES.items()}
-    return words.get(type(task)) or ("CAUSAL_LM" if layout.causal else "FEATURE_EXTRACTION")
+    writes = "CAUSAL_LM" if layout.causal else "SEQ_2_SEQ_LM" if layout.encoder_decoder else None
+    return words.get(type(task)) or writes or "FEATURE_EXTRACTION"
 
 
 def task_from(config: dict, state: dict[str, Tensor], folder: Path) -> tasks.Task | None:

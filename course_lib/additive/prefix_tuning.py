@@ -54,7 +54,7 @@ class PrefixTuning(Method):
         yield Site("attend"), prefix
 
     def to_peft(self, layout: Layout, state: dict[str, Tensor]) -> tuple[dict, dict[str, Tensor]] | None:
-        if self.compat:
+        if self.compat or layout.encoder_decoder:  # peft puts a prefix before the decoder's attentions only
             return None
         head_width = layout.projection(0, "query").size[0] // layout.num_heads
         fields = prompt_config(layout, self.length)
@@ -71,9 +71,10 @@ class PrefixTuning(Method):
 
 
 def prefix_shape(layout: Layout) -> tuple[int, int, int, int]:
-    """(L, 2, kv heads, head width): what one position of a prefix holds."""
+    """(L, 2, kv heads, head width): what one position of a prefix holds. A decoder's layer beside an encoder counts
+    twice, for it has two attentions."""
     head_width = layout.projection(0, "query").size[0] // layout.num_heads
-    return layout.num_layers, 2, layout.key_width // head_width, head_width
+    return len(layout.attentions()), 2, layout.key_width // head_width, head_width
 
 
 class Prefix(nn.Module):

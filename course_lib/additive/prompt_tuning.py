@@ -118,7 +118,7 @@ class Prompt(nn.Module):
 
     def start(self, layout: Layout) -> int:
         """Where the prompt is put: before everything, or behind a [CLS] that the classifier reads."""
-        return 0 if layout.causal or self.first else 1
+        return 1 if layout.family.reads_first and not self.first else 0
 
     def forward(self) -> Tensor:
         return self.prompt_embeddings

@@ -7,13 +7,19 @@ and rows with prompts of different length need nothing special.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from ..architectures import Layout
 from ..runtime import CourseError
 from .sites import Route
+
+PER_POSITION = {  # what has an entry a position in the answers of one stack, and of an encoder with a decoder
+    False: ("logits", "last_hidden_state", "hidden_states"),
+    True: ("encoder_last_hidden_state", "encoder_hidden_states"),
+}
 
 
 class PromptedEmbedding(nn.Embedding):
@@ -46,14 +52,15 @@ class Prepared:
     start: int = 0  # the first virtual position
     length: int = 0  # how many columns were put in
     total: int = 0  # T + length
-    names: list[str] = field(default_factory=list)
+    outputs: tuple[str, ...] = ()  # what has an entry a position in the answer
 
 
-def prepend(batch: dict[str, Tensor], embedding: PromptedEmbedding, start: int, longest: int | None) -> Prepared:
+def prepend(batch: dict[str, Tensor], embedding: PromptedEmbedding, start: int, layout: Layout) -> Prepared:
     """Put each row's prompt into input_ids (B, T), attention_mask, token_type_ids and token labels.
 
     `start` is 0, or 1 where the first token must stay first ([CLS]). Rows with a shorter prompt are padded and
-    masked on the left of it. Raises CourseError where the longer input has no positions.
+    masked on the left of it. An encoder-decoder's prompt is its encoder's: what the decoder reads and says stays.
+    Raises CourseError where the longer input has no positions.
     """
     route, prompts = embedding.route, embedding.prompts
     names = [name for name in route.names() if name in prompts]
@@ -63,7 +70,7 @@ def prepend(batch: dict[str, Tensor], embedding: PromptedEmbedding, start: int, 
     for name in names:
         offsets[name] = offset
         offset += prompts[name].length
-    p = max(prompts[name].length for name in names)
+    p, longest = max(prompts[name].length for name in names), layout.longest
     if longest is not None and T + p > longest:
         raise CourseError(
             f"The text has {T} tokens and the prompt {p}: {T + p} positions, but this model has {longest}. "
@@ -89,9 +96,14 @@ def prepend(batch: dict[str, Tensor], embedding: PromptedEmbedding, start: int, 
     if batch.get("token_type_ids") is not None:
         new["token_type_ids"] = put(batch["token_type_ids"], torch.zeros_like(mask))
     labels = batch.get("labels")
-    if labels is not None and labels.shape == ids.shape:
+    if labels is not None and labels.shape == ids.shape and not layout.encoder_decoder:
         new["labels"] = put(labels, torch.full_like(mask, -100))
-    return Prepared(new, start, p, T + p, names)
+    if layout.encoder_decoder and layout.head is not None and "decoder_input_ids" not in batch:
+        # the head reads the decoder's state where the input has its end token: p unseen places keep them in step
+        first = torch.full_like(ids[:, :1], layout.config.decoder_start_token_id)
+        new["decoder_input_ids"] = put(torch.cat([first, ids[:, :-1]], dim=1), torch.zeros_like(virtual))
+        new["decoder_attention_mask"] = put(torch.ones_like(ids), torch.zeros_like(mask))
+    return Prepared(new, start, p, T + p, PER_POSITION[layout.encoder_decoder])
 
 
 def strip(output, prepared: Prepared):
@@ -105,20 +117,19 @@ def strip(output, prepared: Prepared):
             return tensor
         return torch.cat([tensor[:, : prepared.start], tensor[:, end:]], dim=1)
 
-    for key in ("logits", "last_hidden_state"):
-        if output.get(key) is not None:
-            output[key] = cut(output[key])
-    if output.get("hidden_states") is not None:
-        output["hidden_states"] = tuple(cut(states) for states in output["hidden_states"])
+    for key in prepared.outputs:
+        found = output.get(key)
+        if found is not None:
+            output[key] = cut(found) if torch.is_tensor(found) else tuple(map(cut, found))
     return output
 
 
-def owner_embedding(model: nn.Module, path: str, route: Route) -> PromptedEmbedding:
+def owner_embedding(layout: Layout, route: Route) -> PromptedEmbedding:
     """The copy's embedding, made to know prompts (once)."""
-    present = model.get_submodule(path)
+    present = layout.embedding
     if isinstance(present, PromptedEmbedding):
         return present
-    parent, _, leaf = path.rpartition(".")
+    parent, _, leaf = layout.family.embedding.rpartition(".")
     prompted = PromptedEmbedding.over(present, route)
-    setattr(model.get_submodule(parent) if parent else model, leaf, prompted)
+    setattr(layout.body.get_submodule(parent), leaf, prompted)
     return prompted

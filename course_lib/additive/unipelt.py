@@ -56,6 +56,12 @@ class UniPELT(Method):
         checks.whole_number(self, "rank")
 
     def place(self, layout: Layout) -> Iterator[tuple[Site, nn.Module]]:
+        if layout.encoder_decoder:
+            raise CourseError(
+                "UniPELT is defined for one stack, with one prefix a block; the decoder of an encoder-decoder has two "
+                "attentions, and the paper does not say how they share a gate. MixAndMatch, a prefix with an adapter, "
+                "is defined there."
+            )
         if self.compat and layout.causal:
             raise CourseError(
                 "compat='adapters' averages a gate over the whole sequence, so on a decoder each word would read what "

@@ -16,6 +16,8 @@ from transformers import (
     Qwen2ForCausalLM,
     RobertaConfig,
     RobertaModel,
+    T5Config,
+    T5ForConditionalGeneration,
 )
 
 VOCABULARY, WIDTH, LAYERS = 97, 32, 3
@@ -40,6 +42,12 @@ def _empty(family, vocabulary=VOCABULARY, width=WIDTH, layers=LAYERS, heads=4, k
             vocab_size=vocabulary, n_embd=width, n_layer=layers, n_head=heads, n_inner=ffn, n_positions=positions,
             pad_token_id=0, bos_token_id=1, eos_token_id=2,
         ))
+    if family in ("t5", "t5-gated"):  # one block less in the encoder, and heads together wider than the stream
+        return T5ForConditionalGeneration(T5Config(
+            vocab_size=vocabulary, d_model=width, d_kv=12, d_ff=ffn, num_layers=layers - 1, num_decoder_layers=layers,
+            num_heads=heads, relative_attention_num_buckets=8, decoder_start_token_id=0, pad_token_id=0, eos_token_id=1,
+            feed_forward_proj="relu" if family == "t5" else "gated-gelu",
+        ))
     config, model = {"bert": (BertConfig, BertModel), "roberta": (RobertaConfig, RobertaModel)}[family]
     return model(config(
         vocab_size=vocabulary, hidden_size=width, intermediate_size=ffn, num_hidden_layers=layers,
@@ -49,18 +57,19 @@ def _empty(family, vocabulary=VOCABULARY, width=WIDTH, layers=LAYERS, heads=4, k
 
 def randomised(model):
     """Every number away from its initial value, in eval mode."""
+    sharper = 1.0 if model.config.model_type == "t5" else 4.0  # attention that attends; T5's is drawn so
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.dim() == 1:  # norms and biases: away from one and zero
                 parameter.add_(0.3 * torch.randn_like(parameter))
             elif "embed" not in name and "wte" not in name:
-                parameter.mul_(4.0)  # attention that attends
+                parameter.mul_(sharper)
     return model.eval()
 
 
 @pytest.fixture(scope="session")
 def models():
-    return {family: tiny(family) for family in ("llama", "gpt2", "bert")}
+    return {family: tiny(family) for family in ("llama", "gpt2", "bert", "t5")}
 
 
 @pytest.fixture(autouse=True)
@@ -80,6 +89,17 @@ def stir(tuned, scale: float = 0.3):
         for parameter in getattr(tuned, "additions", tuned).parameters():
             parameter.add_(scale * torch.randn(parameter.shape, generator=generator))
     return tuned
+
+
+def inputs(model, ids):
+    """A batch of the ids: T5's texts end with the end token, and its decoder is given something to read."""
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    model = getattr(model, "model", model) if hasattr(model, "additions") else model
+    if model.config.is_encoder_decoder:
+        batch["input_ids"] = torch.cat([ids[:, :-1], torch.full_like(ids[:, -1:], model.config.eos_token_id)], dim=1)
+        if not hasattr(model, "classification_head"):
+            batch["decoder_input_ids"] = ids.flip(1)[:, :6]
+    return batch
 
 
 def first(output):

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from conftest import VOCABULARY, first, fused, stir
+from conftest import VOCABULARY, first, fused, inputs, stir
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
@@ -36,32 +36,33 @@ from course_lib.additive import (
 from course_lib.architectures import FAMILIES, Layout
 
 DECODERS = ("llama", "gpt2")
+ALL = (*DECODERS, "bert", "t5")
 CASES = {  # name: (method, families, identity at init: exact difference allowed, or None where it does not hold)
-    "parallel-ffn": (ParallelAdapter(4), (*DECODERS, "bert"), 0.0),
-    "parallel-attention": (ParallelAdapter(4, where="attention"), (*DECODERS, "bert"), 0.0),
-    "pfeiffer": (BottleneckAdapter(4), (*DECODERS, "bert"), None),
-    "houlsby": (BottleneckAdapter(4, placement="houlsby"), (*DECODERS, "bert"), 0.2),
-    "adapterdrop": (BottleneckAdapter(4, skip_layers=1), (*DECODERS, "bert"), None),
-    "prompt": (PromptTuning(5), (*DECODERS, "bert"), None),
-    "vocabulary-bias": (VocabularyBias(), DECODERS, 0.0),
-    "sum": (Sum(PromptTuning(3), ParallelAdapter(4)), (*DECODERS, "bert"), None),
-    "ia3": (IA3(), (*DECODERS, "bert"), 0.0),
-    "lora": (LoRA(2), (*DECODERS, "bert"), 0.0),
-    "lora-all": (LoRA(2, targets=("query", "key", "value", "output", "ffn_in", "ffn_out")), (*DECODERS, "bert"), 0.0),
+    "parallel-ffn": (ParallelAdapter(4), ALL, 0.0),
+    "parallel-attention": (ParallelAdapter(4, where="attention"), ALL, 0.0),
+    "pfeiffer": (BottleneckAdapter(4), ALL, None),
+    "houlsby": (BottleneckAdapter(4, placement="houlsby"), ALL, 0.2),
+    "adapterdrop": (BottleneckAdapter(4, skip_layers=1), ALL, None),
+    "prompt": (PromptTuning(5), ALL, None),
+    "vocabulary-bias": (VocabularyBias(), (*DECODERS, "t5"), 0.0),
+    "sum": (Sum(PromptTuning(3), ParallelAdapter(4)), ALL, None),
+    "ia3": (IA3(), ALL, 0.0),
+    "lora": (LoRA(2), ALL, 0.0),
+    "lora-all": (LoRA(2, targets=("query", "key", "value", "output", "ffn_in", "ffn_out")), ALL, 0.0),
     "bitfit": (BitFit(), ("gpt2", "bert"), 0.0),
-    "norms": (LayerNormTuning(), (*DECODERS, "bert"), 0.0),
-    "prefix": (PrefixTuning(4, hidden=6), (*DECODERS, "bert"), None),
-    "prefix-direct": (PrefixTuning(4, hidden=None), (*DECODERS, "bert"), None),
+    "norms": (LayerNormTuning(), ALL, 0.0),
+    "prefix": (PrefixTuning(4, hidden=6), ALL, None),
+    "prefix-direct": (PrefixTuning(4, hidden=None), ALL, None),
     "llama-adapter": (LlamaAdapter(4), (*DECODERS, "bert"), 0.0),
-    "p-tuning": (PTuning(4), (*DECODERS, "bert"), None),
-    "p-tuning-lstm": (PTuning(4, encoder="lstm", hidden=8), (*DECODERS, "bert"), None),
-    "compacter": (Compacter(8, n=4), (*DECODERS, "bert"), None),
-    "loreft": (LoReFT(2, first=2, last=3), (*DECODERS, "bert"), None),
-    "loreft-one": (LoReFT(3, first=0, last=1, layers=(1,)), (*DECODERS, "bert"), None),
-    "mix-and-match": (MixAndMatch(3, 6, 12), (*DECODERS, "bert"), None),
-    **{f"fusion-{family}": (fused(family), (family,), None) for family in (*DECODERS, "bert")},
+    "p-tuning": (PTuning(4), ALL, None),
+    "p-tuning-lstm": (PTuning(4, encoder="lstm", hidden=8), ALL, None),
+    "compacter": (Compacter(8, n=4), ALL, None),
+    "loreft": (LoReFT(2, first=2, last=3), ALL, None),
+    "loreft-one": (LoReFT(3, first=0, last=1, layers=(1,)), ALL, None),
+    "mix-and-match": (MixAndMatch(3, 6, 12), ALL, None),
+    **{f"fusion-{family}": (fused(family), (family,), None) for family in ALL},
     "unipelt": (UniPELT(3, 6, 4, 2), (*DECODERS, "bert"), None),
-    "full": (FullFineTuning(), (*DECODERS, "bert"), 0.0),
+    "full": (FullFineTuning(), ALL, 0.0),
 }
 GRID = [(name, family) for name, (_, families, _) in CASES.items() for family in families]
 ROWS = [pair for pair in GRID if pair[0] != "full"]  # methods whose rows may differ in one batch
@@ -71,14 +72,16 @@ generating = pytest.mark.parametrize(("case", "family"), [pair for pair in ROWS 
 
 
 def call(tuned, ids, **more):
-    return first(tuned(input_ids=ids, attention_mask=torch.ones_like(ids), **more))
+    return first(tuned(**inputs(tuned, ids), **more))
 
 
+@torch.no_grad()  # as of a frozen base: where T5's bias for distances takes a gradient, torch adds in another order
 def base_answer(model, ids):
-    return first(model(input_ids=ids, attention_mask=torch.ones_like(ids)))
+    return first(model(**inputs(model, ids)))
 
 
 @every
+@torch.no_grad()
 def test_identity_at_init_where_it_is_exact(models, ids, case, family):
     method, _, allowed = CASES[case]
     change = (call(attach(models[family], method), ids) - base_answer(models[family], ids)).abs().max()
@@ -130,7 +133,7 @@ def test_only_the_addition_learns_and_all_of_it(models, ids, case, family):
     optimizer = torch.optim.Adam(tuned.trainable_parameters(), lr=1e-3)  # a step that small gradients make too
     for _ in range(3):
         optimizer.zero_grad()
-        states = tuned(input_ids=ids, attention_mask=torch.ones_like(ids))
+        states = tuned(**inputs(tuned, ids))
         loss = first(states).float().square().mean()
         if "pooler_output" in states:  # the pooler of a bare encoder
             loss = loss + states.pooler_output.sum()
@@ -166,6 +169,7 @@ def test_handed_in_models_keep_their_flags_and_config(models, ids, case, family)
 
 
 @every
+@torch.no_grad()
 def test_save_and_load_round_trip(models, ids, case, family, tmp_path):
     method = CASES[case][0]
     task = None if case == "vocabulary-bias" else cl.tasks.Classification(3)
@@ -175,7 +179,7 @@ def test_save_and_load_round_trip(models, ids, case, family, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
     assert (tmp_path / "adapter_model.safetensors").stat().st_size == tuned.budget().bytes
     again = load(models[family], tmp_path)
-    assert (call(again, ids) - answer).abs().max() <= 1e-6
+    assert (call(again, ids) - answer).abs().max() <= 1e-6 * (1 + answer.abs().max())
     assert again.trainable_parameters() == []
     assert again.additions["default"].method == method or case == "prompt"  # peft's files do not say the init
     assert load(models[family], tmp_path, trainable=True).trainable_parameters()
