@@ -8,7 +8,8 @@ tokens only, so generation with and without it, beams and activation checkpointi
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,6 +19,7 @@ from ..runtime import CourseError
 
 if TYPE_CHECKING:
     from ..architectures import Layout
+    from .mixed_rows import Group
     from .sites import Site, Slot
 
 PREFIX = "course_"  # our functions are called course_sdpa and course_eager, after the one they call
@@ -65,12 +67,13 @@ def insert(site: Site, slot: Slot, layout: Layout) -> list[Callable[[], None]]:
 def attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options):
     """The base's attention with the additions of this layer; shapes (B, heads, T, head_dim)."""
     x, T, width = options.pop(SEEN, None), key.shape[2], query.shape[3]
-    slots = module.__dict__.get("course_slots", [])
-    found = [(slot, block, name, rows, part) for slot, block in slots for name, rows, part in slot.present(query)]
-    prefixes = [(rows, *part.keys_values(slot, block)) for slot, block, _, rows, part in found if part_is_prefix(part)]
+    slots = module.__dict__.get("course_slots", ())
+    found = [(slot, block, group) for slot, block in slots for group in slot.present(query)]
+    blocks = {slot: block for slot, block, group in found if is_prefix(group)}
     gate = None
-    if prefixes:
-        key, value, attention_mask = _prepend(prefixes, query, key, value, attention_mask, module, options)
+    if blocks:
+        columns = [prefixes(slot, query).of_layer(block) for slot, block in blocks.items()]
+        key, value, attention_mask = _prepend(columns, query, key, value, attention_mask, module, options)
         gate = _gate(found, x, query)
     if gate is not None:
         options["scaling"] = options.get("scaling") or width**-0.5
@@ -78,61 +81,89 @@ def attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attenti
     said, weights = _base_function(module)(module, query, key, value, attention_mask, **options)
     if gate is not None:
         said = said[..., :width] + gate.transpose(1, 2) * said[..., width:]
-    for _, _, _, rows, part in found:
-        if not part_is_prefix(part):  # a term beside the base's attention; said has shape (B, T, heads, head_dim)
-            seen = query if rows is None else query[rows]
-            term = part(seen).transpose(1, 2).to(said.dtype)
-            said = said + term if rows is None else said.index_add(0, rows, term)
+    for _, _, group in found:
+        if not is_prefix(group):  # a term beside the base's attention; said has shape (B, T, heads, head_dim)
+            said = group.add(said, group(query).transpose(1, 2))
     return said, weights
 
 
-def part_is_prefix(part: nn.Module) -> bool:
+def is_prefix(group: Group) -> bool:
     """A prefix shifts the text by its length; other modules at this site give a term of the output."""
-    return hasattr(part, "shift")
+    return hasattr(group.like, "shift")
 
 
-def _prepend(prefixes, query, key, value, mask, module, options) -> tuple[Tensor, Tensor, Tensor]:
-    """[P_k ; K], [P_v ; V] and the mask for them; rows with a shorter prefix, or none, are masked in front."""
+@dataclass
+class Prefixes:
+    """The prefixes of a call at one slot, put together once: `numbers` (B or 1, p, L, 2, kv heads, head width)."""
+
+    numbers: Tensor
+    seen: Tensor | None  # (B, p): where a row has a prefix; None: everywhere
+
+    def of_layer(self, block: int) -> tuple[Tensor, Tensor, Tensor | None]:
+        """P_k and P_v, (B or 1, kv heads, p, head width), and where rows have them."""
+        P_k, P_v = self.numbers[:, :, block].permute(2, 0, 3, 1, 4)
+        return P_k, P_v, self.seen
+
+
+def prefixes(slot: Slot, x: Tensor) -> Prefixes | None:
+    """The prefixes of the rows of x (B, ...), computed once a call; None if none has one.
+
+    Rows with a shorter prefix, or none, are filled up with zeros in front, which nobody sees.
+    """
+    return slot.route.once((prefixes, slot, len(x)), lambda: _put_together(slot.present(x), x))
+
+
+def _put_together(groups: Sequence[Group], x: Tensor) -> Prefixes | None:
+    if not groups:
+        return None
+    shape, p = groups[0].like.shape, max(group.like.length for group in groups)
+    if len(groups) == 1 and groups[0].rows is None:
+        return Prefixes(groups[0].tables().unflatten(-1, shape), None)
+    numbers, seen = None, torch.zeros(len(x), p, dtype=torch.bool, device=x.device)
+    for group in groups:
+        table = nn.functional.pad(group.tables(), (0, 0, p - group.like.length, 0))
+        table = table.expand(len(x) if group.rows is None else len(group.rows), -1, -1)
+        numbers = table.new_zeros(len(x), *table.shape[1:]) if numbers is None else numbers
+        numbers = group.put(numbers, table)
+        real = torch.arange(p, device=x.device) >= p - group.like.length
+        seen = group.put(seen, real.expand(len(table), -1))
+    return Prefixes(numbers.unflatten(-1, shape), seen)
+
+
+def _prepend(columns, query, key, value, mask, module, options) -> tuple[Tensor, Tensor, Tensor | None]:
+    """[P_k ; K], [P_v ; V] and the mask for them, which stays None where everything sees everything."""
     B, _, T, _ = query.shape
-    p = max(P_k.shape[-2] for _, P_k, _ in prefixes)
-    heads, width = key.shape[1], key.shape[3]
-    P_K, P_V = key.new_zeros(B, heads, p, width), value.new_zeros(B, heads, p, width)
-    seen = torch.zeros(B, 1, 1, p, dtype=torch.bool, device=key.device)
-    for rows, P_k, P_v in prefixes:
-        front = (0, 0, p - P_k.shape[-2], 0)  # pad on the left of the prefix
-        K, V = (nn.functional.pad(P.to(key.dtype), front).expand(B, -1, -1, -1) for P in (P_k, P_v))
-        chosen = torch.ones(B, 1, 1, 1, dtype=torch.bool, device=key.device)
-        if rows is not None:
-            chosen = torch.zeros_like(chosen).index_fill(0, rows, True)
-        P_K, P_V = torch.where(chosen, K, P_K), torch.where(chosen, V, P_V)
-        real = torch.arange(p, device=key.device) >= p - P_k.shape[-2]
-        seen = seen | (chosen & real)
     if mask is None:  # the base's function would have masked the future by itself
-        causal = options.pop("is_causal", None)
-        causal = getattr(module, "is_causal", True) if causal is None else causal
-        mask = torch.ones(T, key.shape[2], dtype=torch.bool, device=key.device)
-        mask = (mask.tril(key.shape[2] - T) if causal and T > 1 else mask).expand(B, 1, -1, -1)
-    else:
+        causal = options.get("is_causal")
+        causal = T > 1 and (getattr(module, "is_causal", True) if causal is None else causal)
+        if causal or any(seen is not None for _, _, seen in columns):
+            mask = torch.ones(1, 1, T, key.shape[2], dtype=torch.bool, device=key.device)
+            mask = mask.tril(key.shape[2] - T) if causal else mask
+    if mask is not None:
         options.pop("is_causal", None)
-    if mask.dtype != torch.bool:
-        seen = torch.zeros(seen.shape, dtype=mask.dtype, device=key.device).masked_fill(
-            ~seen, torch.finfo(mask.dtype).min
-        )
-    if options.get("position_bias") is not None:  # T5: the prefix is at no distance from the text
-        options["position_bias"] = nn.functional.pad(options["position_bias"], (p, 0))
-    front = seen.expand(B, mask.shape[1], mask.shape[2], -1)
-    mask = torch.cat([front, mask.expand(B, -1, -1, -1)], dim=-1)
-    return torch.cat([P_K, key], dim=2), torch.cat([P_V, value], dim=2), mask
+    for P_k, P_v, seen in columns:
+        if mask is not None:
+            front = mask.new_ones(1, 1, 1, P_k.shape[2], dtype=torch.bool) if seen is None else seen[:, None, None]
+            if mask.dtype != torch.bool:
+                front = torch.zeros_like(front, dtype=mask.dtype).masked_fill(~front, torch.finfo(mask.dtype).min)
+            rows = max(len(front), len(mask))
+            mask = torch.cat([front.expand(rows, *mask.shape[1:3], -1), mask.expand(rows, -1, -1, -1)], dim=-1)
+        if options.get("position_bias") is not None:  # T5: the prefix is at no distance from the text
+            options["position_bias"] = nn.functional.pad(options["position_bias"], (P_k.shape[2], 0))
+        P_k, P_v = (P.to(key.dtype).expand(B, -1, -1, -1) for P in (P_k, P_v))
+        key, value = torch.cat([P_k, key], dim=2), torch.cat([P_v, value], dim=2)
+    return key, value, mask
 
 
-def _gate(found, x: Tensor | None, query: Tensor) -> Tensor | None:
+def _gate(found: list, x: Tensor | None, query: Tensor) -> Tensor | None:
     """What stands before the prefix at each query, (B, 1, T, 1): 1 on rows without a gate; None where none has one."""
     gate = None
-    for slot, block, _, rows, part in found:
-        if hasattr(part, "gates"):
-            g = slot.said(part.gates[block], x, rows)[:, None].to(query.dtype).expand(-1, -1, query.shape[2], -1)
+    for slot, block, group in found:
+        if hasattr(group.like, "gates"):
+            own = slot.route.once((group, block), lambda g=group, b=block: g.part(lambda prefix: prefix.gates[b]))
+            g = slot.said(own, x)[:, None].to(query.dtype).expand(-1, -1, query.shape[2], -1)
             gate = query.new_ones(len(query), 1, query.shape[2], 1) if gate is None else gate
-            gate = g if rows is None else gate.index_copy(0, rows, g)
+            gate = group.put(gate, g)
     return gate
 
 
@@ -166,12 +197,12 @@ def _shift(slot: Slot, first_position: int) -> Callable:
     def hook(body, args, kwargs):
         ids = args[0] if args else kwargs.get("input_ids")
         ids = kwargs.get("inputs_embeds") if ids is None else ids
-        found = list(slot.present(ids))
+        found = slot.present(ids)
         if not found:
             return None
         moved = torch.zeros(len(ids), 1, dtype=torch.long, device=ids.device)
-        for _, rows, part in found:
-            moved = moved + part.shift if rows is None else moved.index_fill(0, rows, part.shift)
+        for group in found:
+            moved = group.add(moved, moved.new_full((len(group.chosen(moved)), 1), group.like.shift))
         positions = kwargs.get("position_ids")
         if positions is None:
             past = kwargs.get("past_key_values")

@@ -217,12 +217,12 @@ class Tuned(nn.Module):
         device = next(self.model.parameters()).device
         self.additions[name] = addition.to(device).requires_grad_(trainable)
         for site, module in placed:
-            self._plug(site, name, module)
+            self._plug(site, name, module, repr(method))
         if addition.head is not None:
-            self._plug(Site("instead", where=_path_of(self.model, head)), name, addition.head)
+            self._plug(Site("instead", where=_path_of(self.model, head)), name, addition.head, repr(self.task))
         return self
 
-    def _plug(self, site: Site, name: str, module: nn.Module) -> None:
+    def _plug(self, site: Site, name: str, module: nn.Module, design: str) -> None:
         if site.kind == "whole":
             return
         if site.kind == "attend":
@@ -234,14 +234,13 @@ class Tuned(nn.Module):
         if place not in self.slots:
             self.slots[place] = Slot(self.route)
             self._removers += insert(site, self.slots[place], self.layout)
-        self.slots[place].modules.setdefault(name, []).append(module)
+        self.slots[place].plug(name, module, design)
 
     def remove(self, name: str) -> Tuned:
         """Take one addition off; the others stay."""
-        addition = self.additions[self._known(name)]
-        gone = {id(module) for module in [*addition.parts.values(), addition.head]}
+        self._known(name)
         for slot in self.slots.values():
-            slot.modules[name] = [m for m in slot.modules.get(name, []) if id(m) not in gone]
+            slot.unplug(name)
         if isinstance(self.layout.embedding, prompts.PromptedEmbedding):
             self.layout.embedding.prompts.pop(name, None)
         del self.additions[name]
@@ -334,11 +333,13 @@ class Tuned(nn.Module):
 
     def _think_ahead(self, batch: dict) -> None:
         """Let additions compute what they need once a call, before the first block."""
-        self.route.memo["attention_mask"] = batch.get("attention_mask")
-        for name in self.route.names():
-            for module in self.additions[name].parts.values():
-                if hasattr(module, "before_call"):
-                    self.route.memo[module] = module.before_call(batch, self.layout)
+        ids, mask = batch.get("input_ids"), batch.get("attention_mask")
+        self.route.memo["attention_mask"] = mask
+        if ids is not None:
+            self.route.memo["prompt"] = torch.ones_like(ids) if mask is None else mask
+            for (kind, _, block), slot in self.slots.items():
+                if kind == "attend" and block is None:
+                    attention.prefixes(slot, ids)
 
     def _check_length(self, batch: dict, new: int = 0) -> None:
         """Where positions are a table, the text, what stands before it and what is to be written must fit in."""

@@ -79,14 +79,9 @@ class Edit(nn.Module):
         return (self.linear(h) - h @ R.T) @ R  # (B, T, d) -> (B, T, r) -> (B, T, d)
 
     def positions(self, mask: Tensor) -> Tensor:
-        """The first f and last l real positions of each row of a mask, as booleans (B, T)."""
+        """The first f and last l real positions of each row of the prompt's mask, as booleans (B, T)."""
         number = mask.cumsum(-1)  # 1 for the first real token
         return mask.bool() & ((number <= self.first) | (number > number[:, -1:] - self.last))
-
-    def before_call(self, batch: dict, layout: Layout) -> Tensor:
-        """Chosen once a call: while an answer is generated, the edited positions stay the prompt's."""
-        mask = batch.get("attention_mask")
-        return self.positions(torch.ones_like(batch["input_ids"]) if mask is None else mask)
 
     def stored(self) -> dict[str, Tensor]:
         return {"W": self.linear.weight.detach(), "b": self.linear.bias.detach(), "R": self.R().detach()}

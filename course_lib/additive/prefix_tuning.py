@@ -18,7 +18,7 @@ from ..architectures import Layout
 from . import checks
 from .base import Method
 from .prompt_tuning import VIRTUAL_TOKENS, prompt_config
-from .sites import Site, Slot
+from .sites import Site
 
 
 @dataclass(frozen=True)
@@ -91,22 +91,12 @@ class Prefix(nn.Module):
             self.start = nn.Parameter(torch.randn(length, width))
             self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.Tanh(), nn.Linear(hidden, size))
 
-    def table(self) -> Tensor:
+    def forward(self) -> Tensor:
         """(p, 2 L k): a row is ordered by layer, key or value, head, head width, as in peft's files."""
         return self.prefix if self.mlp is None else self.mlp(self.start)
 
-    def before_call(self, batch: dict, layout: Layout) -> Tensor:
-        return self.table()
-
-    def keys_values(self, slot: Slot, block: int) -> tuple[Tensor, Tensor]:
-        """P_k and P_v of one layer, (kv heads, p, head width)."""
-        table = slot.route.memo.get(self)
-        table = self.table() if table is None else table
-        P_k, P_v = table.reshape(self.length, *self.shape)[:, block].permute(1, 2, 0, 3)
-        return P_k, P_v
-
     def stored(self) -> dict[str, Tensor]:
-        return {"prefix": self.table().detach()}
+        return {"prefix": self().detach()}
 
     def fill(self, state: dict[str, Tensor]) -> None:
         """A loaded prefix has no MLP any more: it is what the MLP said."""

@@ -24,15 +24,17 @@ which leaves the base's result as it is, to the last bit.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..architectures import ROLES, Layout
 from . import attention
+from .mixed_rows import Group, groups_of
 
 
 @dataclass(frozen=True)
@@ -112,37 +114,61 @@ class Route:
             chosen = [row * times + k for row, used in enumerate(rows) if used == name for k in range(times)]
             yield name, torch.tensor(chosen, device=x.device)
 
+    def once(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        """What `make` gives, made once a call: a generated answer's tokens share it, the next call makes it anew."""
+        if not hasattr(self._thread, "rows"):  # not inside a call
+            return make()
+        memo = self.memo
+        if key not in memo:
+            memo[key] = make()
+        return memo[key]
+
 
 class Slot:
     """The additions that act at one site, by name; `add` and `instead` apply those that the call uses."""
 
     def __init__(self, route: Route):
         self.route = route
-        self.modules: dict[str, list[nn.Module]] = {}
+        self.modules: dict[str, list[tuple[str, nn.Module]]] = {}  # with the design of which each is an instance
+        self.alone: dict[str, list[Group]] = {}  # the same, for batches that use one addition
 
     def __deepcopy__(self, memo: dict) -> Slot:
         return self  # a copy of the hooked tree goes on looking here; it owns no tensors of its own
 
-    def present(self, x: Tensor) -> Iterator[tuple[str, Tensor | None, nn.Module]]:
-        """(name, row numbers, module) of what acts here in this call."""
+    def plug(self, name: str, module: nn.Module, design: str) -> None:
+        """Let a module of an addition act here. Modules of equal designs differ in their numbers only."""
+        self.modules.setdefault(name, []).append((design, module))
+        self.alone.setdefault(name, []).append(Group([module]))
+
+    def unplug(self, name: str) -> None:
+        self.modules.pop(name, None)
+        self.alone.pop(name, None)
+
+    def present(self, x: Tensor) -> Sequence[Group]:
+        """What acts here in this call on the rows of x (B, ...)."""
+        rows = self.route.rows
+        if rows is None:
+            return ()
+        if isinstance(rows, str):
+            return self.alone.get(rows, ())
+        return self.route.once((self, len(x)), lambda: groups_of(self.modules, rows, x))
+
+    def one_by_one(self, x: Tensor) -> Iterator[tuple[Tensor | None, nn.Module]]:
+        """(row numbers, module) of the same, for modules that no stack can hold."""
         for name, rows in self.route.groups(x):
-            for module in self.modules.get(name, ()):
-                yield name, rows, module
+            for _, module in self.modules.get(name, ()):
+                yield rows, module
 
     def add(self, h: Tensor, x: Tensor | None = None) -> Tensor:
         """h + f(x) on the rows that have an addition here; without x it is h + f(h). Returns h itself if none has."""
-        for _, rows, module in self.present(h):
-            term = self.said(module, h if x is None else x, rows).to(h.dtype)
-            h = h + term if rows is None else h.index_add(0, rows, term)
+        for group in self.present(h):
+            h = group.add(h, self.said(group, h if x is None else x))
         return h
 
-    def said(self, module: nn.Module, x: Tensor, rows: Tensor | None) -> Tensor:
-        """f(x) on some rows, None for all; one that averages over a text is told which positions are text."""
-        x = x if rows is None else x[rows]
-        mask = self.route.memo.get("attention_mask") if getattr(module, "averages", False) else None
-        if mask is None:
-            return _in_dtype(module, x)
-        return _in_dtype(module, x, mask if rows is None else mask[rows])
+    def said(self, group: Group, x: Tensor) -> Tensor:
+        """f(x) on the group's rows; one that averages over a text is told which positions are text."""
+        mask = self.route.memo.get("attention_mask") if getattr(group.like, "averages", False) else None
+        return group(x) if mask is None else group(x, mask)
 
     def add_to(self, columns: slice, y: Tensor, x: Tensor) -> Tensor:
         """y + f(x) on some columns of y: those of one role in a fused projection."""
@@ -153,35 +179,29 @@ class Slot:
         return y if part is own else _put(y, columns, part)
 
     def edit(self, y: Tensor) -> Tensor:
-        """y + f(y) at the positions that the addition chose when the call began."""
-        for _, rows, module in self.present(y):
-            chosen = self.route.memo.get(module)  # (rows of the call, length of the prompt)
-            if chosen is None:
-                chosen = module.positions(torch.ones(y.shape[:2], dtype=torch.long, device=y.device))
-            elif y.shape[1] < chosen.shape[1]:  # a token that was generated, with a cache: not of the prompt
-                continue
-            chosen = chosen.repeat_interleave(len(y) // len(chosen), dim=0)
+        """y + f(y) at the positions of the prompt that the addition chooses."""
+        mask = self.route.memo.get("prompt")  # (rows of the call, length of the prompt)
+        if mask is None:
+            mask = torch.ones(y.shape[:2], dtype=torch.long, device=y.device)
+        elif y.shape[1] < mask.shape[1]:  # a token that was generated, with a cache: not of the prompt
+            return y
+        for group in self.present(y):
+            chosen = group.like.positions(mask).repeat_interleave(len(y) // len(mask), dim=0)
             chosen = nn.functional.pad(chosen, (0, y.shape[1] - chosen.shape[1]))
-            if rows is not None:
-                chosen = chosen & torch.zeros_like(chosen).index_fill(0, rows, True)
-            y = y + torch.where(chosen[..., None], _in_dtype(module, y), 0.0).to(y.dtype)
+            y = group.add(y, torch.where(group.chosen(chosen)[..., None], group(y), 0.0))
         return y
 
     def through(self, y: Tensor, columns: slice = slice(None)) -> Tensor:
         """f(y) in place of (some columns of) y on the rows that have an addition here."""
-        for _, rows, module in self.present(y):
+        for group in self.present(y):
             part = y[..., columns]
-            if rows is None:
-                part = _in_dtype(module, part).to(y.dtype)
-            else:
-                part = part.index_copy(0, rows, _in_dtype(module, part[rows]).to(y.dtype))
-            y = _put(y, columns, part)
+            y = _put(y, columns, group.put(part, group(part)))
         return y
 
     def instead(self, y: Tensor, x: Tensor) -> Tensor:
         """f(x) in place of y on the rows that have a module of their own here."""
-        for _, rows, module in self.present(x):
-            y = _in_dtype(module, x) if rows is None else y.index_copy(0, rows, _in_dtype(module, x[rows]).to(y.dtype))
+        for group in self.present(x):
+            y = group.put(y, group(x))
         return y
 
 
@@ -190,14 +210,6 @@ def _put(y: Tensor, columns: slice, part: Tensor) -> Tensor:
     if columns == slice(None):
         return part
     return torch.cat([y[..., : columns.start], part, y[..., columns.stop :]], dim=-1)
-
-
-def _in_dtype(module: nn.Module, x: Tensor, *more: Tensor) -> Tensor:
-    """module(x) in the module's number format, unless autocast chooses it."""
-    if torch.is_autocast_enabled(x.device.type):
-        return module(x, *more)
-    own = next(module.parameters()).dtype
-    return module(x if x.dtype == own else x.to(own), *more)
 
 
 def insert(site: Site, slot: Slot, layout: Layout) -> list[Callable[[], None]]:

@@ -42,7 +42,7 @@ def test_a_prefix_mixes_two_attentions_by_lambda(length):
     P_k, P_v = torch.randn(2, length, 8), torch.randn(2, length, 8)
     module = torch.nn.Module()
     module.is_causal = False
-    keys, values, mask = _prepend([(None, P_k, P_v)], q, K, V, None, module, {})
+    keys, values, mask = _prepend([(P_k[None], P_v[None], None)], q, K, V, None, module, {})
     attention = torch.nn.functional.scaled_dot_product_attention
     together = attention(q, keys, values, attn_mask=mask)
     mass = (q @ P_k.transpose(-1, -2) / 8**0.5).exp().sum(-1, keepdim=True)

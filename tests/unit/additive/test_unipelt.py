@@ -69,7 +69,7 @@ def test_a_gated_prefix_is_the_formula_query_by_query(heads, key_heads, over):
     K, V = torch.randn(B, key_heads, T, width), torch.randn(B, key_heads, T, width)
     seen = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
     slot = Slot(Route("one"))
-    slot.modules["one"] = [prefix]
+    slot.plug("one", prefix, "prefix")
     module = nn.Module()
     module.__dict__.update(course_slots=[(slot, 0)], num_key_value_groups=heads // key_heads)
     module.config = type("Config", (), {"_attn_implementation": "course_sdpa"})
