@@ -6,21 +6,11 @@ import random
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
+from .comparing import same
 from .registry import Wrong, check_of
 
 if TYPE_CHECKING:
     import torch
-
-CLOSE = 1e-5
-
-
-def same(found: torch.Tensor, wanted: torch.Tensor, tolerance: float = CLOSE) -> bool:
-    """Equal shapes, and equal numbers up to `tolerance`, relative and absolute."""
-    import torch
-
-    return found.shape == wanted.shape and torch.allclose(
-        found.to(wanted.dtype), wanted, rtol=tolerance, atol=tolerance
-    )
 
 
 def numbers_in(parameters: Iterable[torch.Tensor]) -> int:
