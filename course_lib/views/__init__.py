@@ -1,7 +1,7 @@
 """Figures and widgets: one palette, titles that say the finding, a static picture beside everything that moves."""
 
 from .drawing import SITES, draw_block
-from .figures import budget, compare, losses, next_tokens
+from .figures import attention_map, budget, compare, curves, losses, next_tokens
 from .places import where_it_adds
 from .style import ROLES, Picture, apply, figure_with_alt, finding, new_figure, role
 from .widgets import explore
@@ -11,8 +11,10 @@ __all__ = [
     "SITES",
     "Picture",
     "apply",
+    "attention_map",
     "budget",
     "compare",
+    "curves",
     "draw_block",
     "explore",
     "figure_with_alt",

@@ -77,6 +77,43 @@ def losses(
     return Picture(figure, f"{title}. Line plot of the loss over steps: {said}.")
 
 
+Line = Sequence[float] | tuple[Sequence[float], Sequence[float]]  # ys over 0, 1, 2, ..., or (xs, ys)
+
+
+def curves(
+    panels: Mapping[str, Mapping[str, Line]],
+    *,
+    x: str,
+    title: str,
+    note: str = "",
+    roles: Mapping[str, str] | None = None,
+    height: float = 3.1,
+) -> Picture:
+    """Lines over `x`, a panel for each quantity: {"time (ms)": {"naive": (xs, ys), ...}, ...}; ys alone count from 0.
+
+    A name has the same role in all panels. Scales, limits and ticks are left to the caller: `picture.figure.axes`.
+    """
+    names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
+    roles = dict(zip(names, ("addition", "base", "full", "probe", "neutral"), strict=False)) | dict(roles or {})
+    figure, axes = new_figure(height=height, ncols=len(panels), squeeze=False)
+    said, explained = [], set()
+    for ax, (quantity, lines) in zip(axes[0], panels.items(), strict=True):
+        ends = []
+        for name, line in lines.items():
+            look = role(roles[name])
+            xs, ys = line if isinstance(line, tuple) else (range(len(line)), line)
+            marks = look.marker if len(xs) <= 40 else None
+            ax.plot(xs, ys, color=look.colour, linestyle=look.dash, marker=marks, markersize=4.5, label=name)
+            ends.append(f"{name} from {float(ys[0]):.3g} to {float(ys[-1]):.3g}")
+        said.append(f"{quantity}: {', '.join(ends)}")
+        ax.set(xlabel=x, ylabel=quantity)
+        if len(names) > 1 and not explained >= set(lines):
+            ax.legend()
+        explained |= set(lines)
+    finding(figure, title, note)
+    return Picture(figure, f"{title}. Lines over {x}. {'; '.join(said)}.")
+
+
 def smoothed(values: Sequence[float], share: float = 0.05) -> list[float]:
     """The running mean over `share` of all steps to either side: centred, so it does not lag behind."""
     reach = int(len(values) * share)
@@ -248,3 +285,27 @@ def budget(counts: Mapping[str, int], *, title: str, note: str = "", roles: Mapp
     finding(figure, title, note)
     said = "; ".join(f"{name} {count:,}" for name, count in counts.items())
     return Picture(figure, f"{title}. Bars on a logarithmic axis: {said}.")
+
+
+def attention_map(
+    weights: Any, tokens: Sequence[str], *, title: str, note: str = "", ax: Axes | None = None
+) -> Picture:
+    """Attention weights (T, T) as shades from 0 to 1: row t is how position t looks, column s how s is looked at."""
+    import numpy as np
+    from matplotlib.colors import LinearSegmentedColormap
+
+    weights = np.asarray(weights, dtype=float)
+    if weights.shape != (len(tokens), len(tokens)):
+        raise CourseError(f"The weights have shape {weights.shape}, but there are {len(tokens)} names for their sides.")
+    figure, ax = (ax.figure, ax) if ax is not None else new_figure(height=4.8)
+    names = [visible(token) for token in tokens]
+    shades = LinearSegmentedColormap.from_list("shades", ["white", role("base").colour])
+    ax.imshow(weights, cmap=shades, vmin=0, vmax=1, aspect="auto")
+    ax.set_xticks(range(len(names)), names, rotation=50, ha="right", rotation_mode="anchor")
+    ax.set_yticks(range(len(names)), names)
+    ax.tick_params(labelcolor=INK, labelsize=8.5, length=0)
+    ax.set(xlabel="is looked at (key)", ylabel="looks (query)")
+    ax.grid(visible=False)
+    finding(figure, title, note)
+    strongest = [f"{names[t]} looks at {names[row.argmax()]} ({row.max():.2f})" for t, row in enumerate(weights)]
+    return Picture(figure, f"{title}. Attention map. {'; '.join(strongest)}.")

@@ -97,6 +97,14 @@ FIGURES = {
         title="It answers",
     ),
     "budget": lambda: views.budget({"SmolLM2": 134_515_008, "prompt": 5184}, title="The prompt is small"),
+    "curves": lambda: views.curves(
+        {"time (ms)": {"naive": ([1, 2, 4], [1, 4, 16]), "fused": ([1, 2, 4], [1, 2, 4])}, "memory": {"naive": [0, 5]}},
+        x="T, tokens",
+        title="Time grows",
+    ),
+    "attention map": lambda: views.attention_map(
+        [[1, 0, 0], [0.5, 0.5, 0], [0, 0.2, 0.8]], ["The", "$", "a very long token"], title="It looks back"
+    ),
     "block": views.draw_block,
     "pre": lambda: views.draw_block(list(views.SITES), title="All places"),
     "post": lambda: views.draw_block(dict.fromkeys(views.SITES, "f"), style="post", title="All", note="in BERT"),
@@ -203,6 +211,24 @@ def test_unknown_sites_styles_and_rows_are_sentences():
         views.draw_block(style="middle")
     with pytest.raises(CourseError, match="row 'a'"):
         views.compare({"a": (1, 2)}, title="", unit="")
+
+
+def test_curves_keep_a_name_in_its_role_on_every_panel():
+    panels = {"time": {"naive": ([1, 2], [3, 4]), "fused": ([1, 2], [1, 2])}, "memory": {"fused": [5, 6]}}
+    picture = views.curves(panels, x="T", title="They grow", roles={"naive": "full", "fused": "addition"})
+    first, second = picture.figure.axes
+    assert [line.get_color() for line in first.lines] == [views.role("full").colour, views.role("addition").colour]
+    assert second.lines[0].get_color() == views.role("addition").colour
+    assert list(second.lines[0].get_xdata()) == [0, 1]
+    assert (first.get_legend() is None, second.get_legend() is None) == (False, True)
+    other = views.curves({"a": {"one": [1, 2]}, "b": {"two": [1, 2]}}, x="x", title="Each panel names its own")
+    assert all(ax.get_legend() for ax in other.figure.axes)
+    assert "time: naive from 3 to 4, fused from 1 to 2; memory: fused from 5 to 6" in picture.alt
+
+
+def test_an_attention_map_must_be_square():
+    with pytest.raises(CourseError, match=r"\(2, 3\).*3 names"):
+        views.attention_map([[1, 0, 0], [0, 1, 0]], ["a", "b", "c"], title="No")
 
 
 def test_smoothing_keeps_a_line_and_does_not_lag():
