@@ -18,6 +18,10 @@ SIZES: dict[str, dict[str, dict[str, object]]] = {
         "laptop": {"batch": 32, "validation": 24, "test": 48, "draws": 3},
         "gpu": {"batch": 128, "validation": 60, "test": 150, "draws": 5},
     },
+    "21": {
+        "laptop": {"reviews": 4, "tokens": 24, "lengths": (512, 1024, 2048, 4096), "new_tokens": 24},
+        "gpu": {"reviews": 16, "tokens": 24, "lengths": (512, 1024, 2048, 4096, 8192), "new_tokens": 64},
+    },
     "22": {"laptop": {"reviews": 3}, "gpu": {"reviews": 30}},
     "41": {
         "laptop": {
