@@ -19,7 +19,7 @@ NEURAL = ("convolution", "rnn", "lstm", "gru", "gpt")
 SIZES = (100_000, 400_000, 1_600_000)  # training bytes, each read once
 LARGEST = 6_400_000  # for the GPT and the LSTM alone
 HELD_OUT = 50_000  # bytes of the test split that are scored
-CONTEXT, BATCH = 128, 16
+CONTEXT, BATCH = 128, 8
 RATES = {"convolution": (1e-3, 2e-3, 4e-3), "rnn": (5e-4, 1e-3, 2e-3), "lstm": (2e-3, 4e-3, 8e-3),
          "gru": (1e-3, 2e-3, 4e-3), "gpt": (1e-3, 2e-3, 4e-3)}  # fmt: skip
 CHOSEN = {"convolution": 2e-3, "rnn": 1e-3, "lstm": 4e-3, "gru": 2e-3, "gpt": 2e-3}
