@@ -9,13 +9,12 @@ import hashlib
 import json
 import os
 import shutil
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import sources
-from .runtime import CourseError, cache_dir, write_text_atomically
+from .runtime import CourseError, cache_dir, quiet_transformers, write_text_atomically
 
 if TYPE_CHECKING:
     import torch
@@ -132,7 +131,7 @@ def _read(path: str | Path, name: str, local: bool = True) -> Base:
 
     options = {"local_files_only": local, "trust_remote_code": False}
     try:
-        with _quiet():
+        with quiet_transformers():
             config = AutoConfig.from_pretrained(path, **options)
             kind = (
                 AutoModelForSeq2SeqLM if config.is_encoder_decoder
@@ -191,7 +190,7 @@ def _convert(gguf: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     print(f"Unpacking {gguf.stem} (once, half a minute) ...", flush=True)
-    with _quiet(), open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):  # its bars have no switch
+    with quiet_transformers(), open(os.devnull, "w") as nul, contextlib.redirect_stderr(nul):  # bars without a switch
         read = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype="float32")
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
         _write_plain(read, tokenizer, folder)
@@ -211,24 +210,6 @@ def _write_plain(read: nn.Module, tokenizer, folder: Path) -> None:
     plain.generation_config = GenerationConfig.from_model_config(config)
     plain.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-
-
-@contextlib.contextmanager
-def _quiet():
-    """No progress bars and advice of transformers in a learner's notebook."""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
 
 
 def _unknown(name: str) -> str:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ..architectures import Layout, frozen_copy, own_copy
 from ..bases import Base
+from ..language_models import twin
 from ..runtime import CourseError
 from ..tasks import inputs_of
 from . import attention, files, prompts
@@ -469,6 +470,7 @@ def attach(base: Base | nn.Module, method: Method, *, task=None, name: str = "de
 
     The base is left as it is: the result works on a copy of the module tree that shares the base's tensors (0.02 s on
     SmolLM2, no memory), so several tuned models may stand on one base.
+    A GPT or an Encoder of the course is taken as its twin among transformers' classes, which computes the same.
     Raises CourseError for an unknown architecture, or a method that this architecture has no place for.
     """
     if isinstance(base, Tuned):
@@ -476,7 +478,7 @@ def attach(base: Base | nn.Module, method: Method, *, task=None, name: str = "de
     model, tokenizer = (base.model, base.tokenizer) if isinstance(base, Base) else (base, None)
     if not hasattr(model, "config"):
         raise CourseError(f"A transformers model or a Base is needed; {type(base).__name__} was given.")
-    return Tuned(model, tokenizer, task, name).add(method, name)
+    return Tuned(twin(model), tokenizer, task, name).add(method, name)
 
 
 def load(base: Base | nn.Module | Tuned, folder: str | Path, *, name="default", trainable=False) -> Tuned:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from .. import tasks
 from ..architectures import Layout
+from ..language_models import twin
 from ..runtime import CourseError, write_text_atomically
 from . import peft_files
 
@@ -128,7 +129,7 @@ def load(base: Base | nn.Module | Tuned, folder: Path, name: str, trainable: boo
 
     config, state, description = read(folder)
     tuned = base if isinstance(base, Tuned) else None
-    layout = tuned.layout if tuned else Layout(base.model if isinstance(base, Base) else base)
+    layout = tuned.layout if tuned else Layout(twin(base.model if isinstance(base, Base) else base))
     if description is not None:
         check_base(layout, description["base"], folder)
         method = _method_from(description["method"], folder, state)

@@ -29,6 +29,7 @@
 
     lms.to_transformers(model)                        # the same function as GPT2LMHeadModel, LlamaForCausalLM, ...
     lms.from_transformers(cl.load_base("smollm2").model)
+    lms.save(model, "my-gpt", lms.Bytes())            # for lms.load, cl.load_base; cl.attach(model, method) works
 
 Every file is a lesson of its own: ngram.py, convolution.py, recurrent.py, blocks.py (attention, norms, rotary
 positions, masks, the block), gpt.py, encoder.py, encoder_decoder.py, sampling.py, evaluation.py.
@@ -45,7 +46,7 @@ from .recurrent import Recurrent
 from .sampling import beam_search, generate, next_token_probabilities
 from .synthetic import SyntheticLanguage
 from .text import as_ids, windows
-from .transformers_weights import from_transformers, to_transformers
+from .transformers_weights import from_transformers, load, save, to_transformers, twin
 
 __all__ = [
     "GPT",
@@ -65,9 +66,12 @@ __all__ = [
     "bits_per_byte",
     "from_transformers",
     "generate",
+    "load",
     "next_token_probabilities",
     "perplexity",
+    "save",
     "surprise",
     "to_transformers",
+    "twin",
     "windows",
 ]

@@ -50,3 +50,21 @@ class Bytes:
 
     def batch_decode(self, rows, skip_special_tokens: bool = True) -> list[str]:
         return [self.decode(row, skip_special_tokens) for row in rows]
+
+    def to_transformers(self):
+        """The same as a transformers tokenizer: byte-level BPE without a single merge."""
+        from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+        from transformers import PreTrainedTokenizerFast
+        from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+        bare = Tokenizer(models.BPE(vocab={letter: byte for byte, letter in bytes_to_unicode().items()}, merges=[]))
+        bare.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        bare.decoder = decoders.ByteLevel()
+        names = {"pad_token": "<pad>", "bos_token": "<begin>", "eos_token": "<end>", "mask_token": "<mask>"}
+        marks = [f"<extra_id_{n}>" for n in range(len(self.sentinel_ids))]
+        bare.add_special_tokens([*names.values(), *marks])
+        if self.end:
+            bare.post_processor = processors.TemplateProcessing(
+                single="$A <end>", special_tokens=[("<end>", self.eos_token_id)]
+            )
+        return PreTrainedTokenizerFast(tokenizer_object=bare, extra_special_tokens=marks, **names)

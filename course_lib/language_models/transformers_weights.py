@@ -2,6 +2,9 @@
 
     lms.to_transformers(gpt)                 # GPT2LMHeadModel or LlamaForCausalLM; of an Encoder BertForMaskedLM
     lms.from_transformers(smollm2.model)     # a GPT with SmolLM2's weights
+    lms.save(gpt, "my-gpt", tokenizer)       # a folder for lms.load, cl.load_base and transformers itself
+
+Through such a twin the course's models take every addition: `cl.attach(gpt, method)` works on it.
 
 The two sides cut the same matrices into different pieces (GPT-2 stores query, key and value as one, transposed). A pair
 (our names, their names) says that the pieces, put below each other, are equal.
@@ -9,14 +12,18 @@ The two sides cut the same matrices into different pieces (GPT-2 stores query, k
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from ..runtime import CourseError
+from ..runtime import CourseError, quiet_transformers
+from .bytes_tokenizer import Bytes
 from .encoder import Encoder
+from .encoder_decoder import EncoderDecoder
 from .gpt import GPT
 
 if TYPE_CHECKING:
@@ -26,22 +33,27 @@ Pairs = Iterator[tuple[list[str], list[str]]]
 ACTIVATIONS = {"gelu": "gelu", "gelu-tanh": "gelu_new", "relu": "relu", "silu": "silu"}
 
 
-def to_transformers(model: GPT | Encoder) -> PreTrainedModel:
-    """A transformers model with a copy of these weights, in eval mode. Raises CourseError where no class fits."""
+def to_transformers(model: GPT | Encoder, tokenizer=None) -> PreTrainedModel:
+    """A transformers model with a copy of these weights, in eval mode. Raises CourseError where no class fits.
+
+    With a tokenizer its special tokens are entered in the configuration. An Encoder has no pooler, the layer in which
+    BERT prepares the first state for a classifier; the twin's is the identity and a tanh.
+    """
     import transformers
 
-    c = model.config
+    kind, c = kind_of(model), model.config
+    special = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id", None) for name in ("pad", "bos", "eos")}
     common = {
         "vocab_size": c.vocabulary, "hidden_size": c.width, "num_hidden_layers": c.layers,
         "num_attention_heads": c.heads, "intermediate_size": c.ffn_width or 4 * c.width,
-        "max_position_embeddings": c.context, "bos_token_id": None, "eos_token_id": None,
+        "max_position_embeddings": c.context, **special,
     }  # fmt: skip
-    kind = kind_of(model)
     if kind == "bert":
         twin = transformers.BertForMaskedLM(transformers.BertConfig(
             **common, hidden_act=ACTIVATIONS[c.activation], layer_norm_eps=c.epsilon, type_vocab_size=c.segments,
-            hidden_dropout_prob=c.dropout, attention_probs_dropout_prob=c.dropout, pad_token_id=None,
+            hidden_dropout_prob=c.dropout, attention_probs_dropout_prob=c.dropout,
         ))  # fmt: skip
+        twin.bert.pooler = identity_pooler(twin.config)
     elif kind == "llama":
         twin = transformers.LlamaForCausalLM(transformers.LlamaConfig(
             **common, hidden_act=ACTIVATIONS[c.activation], rms_norm_eps=c.epsilon, tie_word_embeddings=c.tied,
@@ -114,8 +126,47 @@ def kind_of(model: nn.Module) -> str:
     )
 
 
+def identity_pooler(config) -> nn.Module:
+    from transformers.models.bert.modeling_bert import BertPooler
+
+    pooler = BertPooler(config)
+    nn.init.eye_(pooler.dense.weight)
+    nn.init.zeros_(pooler.dense.bias)
+    return pooler
+
+
 def _rope(base: float) -> dict:
     return {"rope_type": "default", "rope_theta": base}
+
+
+def twin(model: nn.Module) -> nn.Module:
+    """One of the course's own Transformers as a transformers model; any other model as it is."""
+    return to_transformers(model) if isinstance(model, GPT | Encoder | EncoderDecoder) else model
+
+
+def save(model: GPT | Encoder, folder: str | Path, tokenizer=None, dtype: torch.dtype = torch.float32) -> Path:
+    """Write the twin's config.json and safetensors, and the tokenizer, to a folder; bfloat16 takes half the room."""
+    with quiet_transformers():
+        to_transformers(model, tokenizer).to(dtype).save_pretrained(folder)
+    if tokenizer is not None:
+        (tokenizer.to_transformers() if isinstance(tokenizer, Bytes) else tokenizer).save_pretrained(folder)
+    return Path(folder)
+
+
+def load(folder: str | Path) -> GPT | Encoder:
+    """The model that `save` wrote, in float32 and eval mode. Raises CourseError if the folder holds none."""
+    import transformers
+
+    try:
+        named = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))["architectures"][0]
+        kind = {"GPT2LMHeadModel", "LlamaForCausalLM", "BertForMaskedLM"} & {named}
+        with quiet_transformers():
+            theirs = getattr(transformers, kind.pop()).from_pretrained(
+                folder, dtype=torch.float32, local_files_only=True
+            )
+    except (OSError, KeyError, IndexError, TypeError, ValueError) as error:
+        raise CourseError(f"{folder} holds no model that language_models.save wrote ({error}).") from None
+    return from_transformers(theirs)
 
 
 # --- which tensors correspond ----------------------------------------------------------------------------------------

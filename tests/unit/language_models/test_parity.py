@@ -164,7 +164,8 @@ ENCODERS = {
 def test_encoder_is_bert_with_its_head(name, padded):
     own = shaken(lms.Encoder(**{"vocabulary": 31, "context": 20, "layers": 2, **ENCODERS[name]}))
     theirs = lms.to_transformers(own)
-    assert sum(p.numel() for p in theirs.parameters()) == own.num_parameters()
+    pooler = own.config.width * (own.config.width + 1)
+    assert sum(p.numel() for p in theirs.parameters()) == own.num_parameters() + pooler
     ids, mask = torch.randint(31, (3, 15)), torch.ones(3, 15, dtype=torch.long)
     segments = torch.randint(own.config.segments, (3, 15))
     if padded:
