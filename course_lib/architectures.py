@@ -204,6 +204,11 @@ class Layout:
         return self.body.get_submodule(self.family.embedding)
 
     @property
+    def final_norm(self) -> nn.Module | None:
+        """The norm between the last block and the head, if there is one: post-norm families end with the block's."""
+        return self.body.get_submodule(self.family.final_norm) if self.family.final_norm else None
+
+    @property
     def longest(self) -> int | None:
         """The longest input, in tokens, where positions are a learned table; None where they extrapolate."""
         if not self.family.position_table:

@@ -12,6 +12,7 @@ from .bottleneck_adapter import BottleneckAdapter
 from .compacter import Compacter
 from .full_fine_tuning import FullFineTuning
 from .ia3 import IA3
+from .ladder_side_tuning import LadderSideTuning
 from .layer_norm_tuning import LayerNormTuning
 from .linear_probe import LinearProbe
 from .llama_adapter import LlamaAdapter
@@ -22,14 +23,15 @@ from .p_tuning import PTuning
 from .parallel_adapter import ParallelAdapter
 from .prefix_tuning import PrefixTuning
 from .prompt_tuning import PromptTuning
+from .side_tuning import SideTuning
 from .unipelt import UniPELT
 from .vocabulary_bias import VocabularyBias
 
 __all__ = [
     "IA3", "METHODS", "AdapterFusion", "Addition", "BitFit", "BottleneckAdapter", "Budget", "Compacter",
-    "FullFineTuning", "LayerNormTuning", "LinearProbe", "LlamaAdapter", "LoRA", "LoReFT", "Method", "MixAndMatch",
-    "PTuning", "ParallelAdapter", "PrefixTuning",
-    "PromptTuning", "Sum", "Tuned", "UniPELT", "VocabularyBias", "attach", "cache_below", "load", "methods",
+    "FullFineTuning", "LadderSideTuning", "LayerNormTuning", "LinearProbe", "LlamaAdapter", "LoRA", "LoReFT",
+    "Method", "MixAndMatch", "PTuning", "ParallelAdapter", "PrefixTuning", "PromptTuning", "SideTuning", "Sum",
+    "Tuned", "UniPELT", "VocabularyBias", "attach", "cache_below", "load", "methods",
 ]
 
 

@@ -37,6 +37,7 @@ class Method:
     count: ClassVar[str]  # of trained parameters, in the symbols of the paper
     peft_type: ClassVar[str | None] = None
     why_no_merge: ClassVar[str | None] = "its addition is no linear map of the input, so no weight can absorb it"
+    why_no_sum: ClassVar[str | None] = None
 
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
@@ -86,6 +87,9 @@ class Sum(Method):
     def __init__(self, *methods: Method):
         if len(methods) < 2:
             raise CourseError(f"Sum adds at least two methods; {len(methods)} given.")
+        for method in methods:
+            if method.why_no_sum:
+                raise CourseError(f"{type(method).__name__} cannot be summed with others: {method.why_no_sum}.")
         self.methods = methods
 
     def place(self, layout: Layout) -> Iterator[tuple[Site, nn.Module]]:
@@ -565,8 +569,8 @@ def _block_of(site: Site, layout: Layout) -> int:
 
 
 def _below_blocks(site: Site, layout: Layout) -> bool:
-    """A site among the embeddings changes what the first block reads; a prefix acts in every block."""
-    return "embed" in site.where or (site.kind == "attend" and site.block is None)
+    """A site among the embeddings changes what the first block reads; a prefix or a side network is in every block."""
+    return "embed" in site.where or (site.kind in ("attend", "side") and site.block is None)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ Every site is a sum. With x the residual stream, h a sublayer's output and f the
     logits   scores <- scores + f(states)             beside the head over the vocabulary
     prompt   [P ; E]                                  vectors put before the embedded tokens
     attend   inside the attention function            keys and values, or a term of the output, of the addition's own
+    side     y <- f(x_0, ..., x_L)                    beside the whole stack; y is what the head reads
 
 and, for the comparators and for (IA)^3,
 
@@ -33,7 +34,7 @@ import torch
 from torch import Tensor, nn
 
 from ..architectures import ROLES, Layout
-from . import attention
+from . import attention, side_network
 from .mixed_rows import Group, groups_of
 
 
@@ -78,7 +79,7 @@ class Route:
     @property
     def memo(self) -> dict:
         """What additions compute once a call: the prefixes of all layers, which positions are the prompt's."""
-        return getattr(self._thread, "memo", {})
+        return self._thread.__dict__.setdefault("memo", {})
 
     @contextmanager
     def use(
@@ -221,6 +222,8 @@ def insert(site: Site, slot: Slot, layout: Layout) -> list[Callable[[], None]]:
         return [_on_result(layout.model.get_submodule(site.where), slot.instead)]
     if kind == "attend":
         return attention.insert(site, slot, layout)
+    if kind == "side":
+        return side_network.insert(slot, layout)
     if kind in ("block", "edit"):
         change = slot.edit if kind == "edit" else slot.add
         return [_on_result(body.get_submodule(layout.block_path(site.block)), lambda y, x: change(y))]
