@@ -18,6 +18,7 @@ from .linear_probe import LinearProbe
 from .llama_adapter import LlamaAdapter
 from .lora import LoRA
 from .loreft import LoReFT
+from .memory import SavedActivations, saved_activation_bytes
 from .mix_and_match import MixAndMatch
 from .p_tuning import PTuning
 from .parallel_adapter import ParallelAdapter
@@ -30,8 +31,9 @@ from .vocabulary_bias import VocabularyBias
 __all__ = [
     "IA3", "METHODS", "AdapterFusion", "Addition", "BitFit", "BottleneckAdapter", "Budget", "Compacter",
     "FullFineTuning", "LadderSideTuning", "LayerNormTuning", "LinearProbe", "LlamaAdapter", "LoRA", "LoReFT",
-    "Method", "MixAndMatch", "PTuning", "ParallelAdapter", "PrefixTuning", "PromptTuning", "SideTuning", "Sum",
-    "Tuned", "UniPELT", "VocabularyBias", "attach", "cache_below", "load", "methods",
+    "Method", "MixAndMatch", "PTuning", "ParallelAdapter", "PrefixTuning", "PromptTuning", "SavedActivations",
+    "SideTuning", "Sum", "Tuned", "UniPELT", "VocabularyBias", "attach", "cache_below", "load", "methods",
+    "saved_activation_bytes",
 ]
 
 

@@ -53,9 +53,12 @@ class Ladder(SideNetwork):
         self.a = nn.Parameter(torch.zeros(len(self.blocks)))
         self.temperature = temperature
 
+    def states(self, h: Tensor) -> Tensor:
+        return super().states(h.detach())  # no gradient goes back into the base
+
     def block_input(self, block: int, s: Tensor, h: Tensor) -> Tensor:
         m = torch.sigmoid(self.a[block] / self.temperature)
-        return m * s + (1 - m) * self.rungs[block](h.detach())  # (B, T, d) -> (B, T, d/q)
+        return m * s + (1 - m) * self.rungs[block](h)  # (B, T, d) -> (B, T, d/q)
 
     def output(self, side: Tensor, base: Tensor) -> Tensor:
         return side

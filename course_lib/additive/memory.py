@@ -42,7 +42,7 @@ def saved_activation_bytes(tuned: Tuned, batch: dict[str, Tensor], task: Task | 
     model = tuned._model_in_use()
     layout = Layout(model)
     present = _places([*tuned.parameters(), *tuned.buffers(), *filter(torch.is_tensor, batch.values())])
-    kept: dict[bool, dict[int, torch.UntypedStorage]] = {True: {}, False: {}}  # inside the blocks, or outside
+    kept: dict[int, tuple[torch.UntypedStorage, bool]] = {}  # where it lies -> what, and whether the blocks saved it
     inside = False
 
     def enter(*_) -> None:
@@ -56,7 +56,7 @@ def saved_activation_bytes(tuned: Tuned, batch: dict[str, Tensor], task: Task | 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in present:
-            kept[inside].setdefault(storage.data_ptr(), storage)  # held here, so its place is not given away
+            kept.setdefault(storage.data_ptr(), (storage, inside))  # held here, so its place is not given away
         return tensor
 
     training, last = tuned.training, layout.blocks[-1] if layout.final_norm is None else layout.final_norm
@@ -69,8 +69,9 @@ def saved_activation_bytes(tuned: Tuned, batch: dict[str, Tensor], task: Task | 
         tuned.train(training)
         for hook in hooks:
             hook.remove()
-    blocks, rest = kept[True], {place: s for place, s in kept[False].items() if place not in kept[True]}
-    return SavedActivations(*(sum(storage.nbytes() for storage in found.values()) for found in (blocks, rest)))
+    return SavedActivations(*(
+        sum(storage.nbytes() for storage, by_blocks in kept.values() if by_blocks == which) for which in (True, False)
+    ))
 
 
 def _places(tensors: Iterable[Tensor]) -> set[int]:

@@ -62,7 +62,7 @@ class SideNetwork(nn.Module):
         return self.up(self.norm(s))
 
     def states(self, h: Tensor) -> Tensor:
-        """h in the network's number format, unless autocast chooses it."""
+        """States of the base (B, T, d) in the network's number format, unless autocast chooses it."""
         return h if torch.is_autocast_enabled(h.device.type) else h.to(self.up.weight.dtype)
 
     def train(self, mode: bool = True) -> SideNetwork:
@@ -72,8 +72,13 @@ class SideNetwork(nn.Module):
 def narrowed(layout: Layout, reduction: int) -> PreTrainedConfig:
     """The base's configuration with all widths divided by `reduction`.
 
-    Raises CourseError if that leaves a fraction of a number, or half a rotating pair, somewhere.
+    Raises CourseError if that leaves a fraction of a number, or half a rotating pair, somewhere; and for T5.
     """
+    if layout.family.relative_positions:
+        raise CourseError(
+            f"A side network has no place beside a {layout.kind} model: its blocks take their positions from its own "
+            "first block, and its decoder reads an encoder. Attach it to a decoder or an encoder such as 'minilm'."
+        )
     head = layout.projection(0, "query").size[0] // layout.num_heads
     least = 2 if hasattr(layout.body, "rotary_emb") else 1  # rotary positions turn pairs of numbers
     possible = [q for q in range(1, head + 1) if head % (q * least) == 0 and layout.ffn_width % q == 0]
@@ -102,10 +107,11 @@ def prune(narrow: nn.Module, wide: nn.Module, reduction: int) -> None:
 
 def insert(slot: Slot, layout: Layout) -> list[Callable[[], None]]:
     """Run side networks beside the blocks, and hand what they say to the head."""
+    hooks = [
+        block.register_forward_hook(_beside(slot, layer), with_kwargs=True) for layer, block in enumerate(layout.blocks)
+    ]
     last = layout.blocks[-1] if layout.final_norm is None else layout.final_norm
-    hooks = [last.register_forward_hook(_at_the_head(slot), prepend=True)]  # before transformers records the states
-    for layer, block in enumerate(layout.blocks):  # and, prepended later, before the hook at the head
-        hooks.append(block.register_forward_hook(_beside(slot, layer), with_kwargs=True, prepend=True))
+    hooks.append(last.register_forward_hook(_at_the_head(slot)))
     return [hook.remove for hook in hooks]
 
 
@@ -114,7 +120,7 @@ def _beside(slot: Slot, layer: int) -> Callable:
 
     def hook(block: nn.Module, args: tuple, kwargs: dict, result: Any) -> None:
         x, h = args[0], _states(result)
-        for _, rows, network in slot.present(h):
+        for rows, network in slot.one_by_one(h):
             own = partial(_argument, network=network, rows=rows, batch=len(h), tokens=h.shape[1])
             s = network.down(network.states(own(x))) if layer == 0 else slot.route.memo[network]
             s = network.block_input(layer, s, network.states(own(h)))
@@ -130,9 +136,9 @@ def _at_the_head(slot: Slot) -> Callable:
     def hook(module: nn.Module, args: tuple, result: Any) -> Any:
         h = _states(result)
         answer = h
-        for _, rows, network in slot.present(h):
+        for rows, network in slot.one_by_one(h):
             said = network(slot.route.memo.pop(network))
-            said = network.output(said, h if rows is None else h[rows]).to(h.dtype)
+            said = network.output(said, answer if rows is None else answer[rows]).to(h.dtype)
             answer = said if rows is None else answer.index_copy(0, rows, said)
         return (answer, *result[1:]) if isinstance(result, tuple) else answer
 
