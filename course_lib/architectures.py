@@ -304,11 +304,13 @@ def frozen_copy(model: nn.Module) -> nn.Module:
 
 
 def own_copy(module: nn.Module) -> nn.Module:
-    """A copy with float32 parameters of its own, to be trained, and without the hooks of the original."""
+    """A copy with parameters of its own, in float32 or better, to be trained, without the hooks of the original."""
+    import torch
     from torch import nn
 
     tensors = {id(b): b for b in module.buffers()}
-    tensors |= {id(p): nn.Parameter(p.detach().clone().float()) for p in module.parameters()}
+    for p in module.parameters():
+        tensors[id(p)] = nn.Parameter(p.detach().to(torch.promote_types(p.dtype, torch.float32), copy=True))
     new = copy.deepcopy(module, tensors)
     for part in new.modules():
         part._forward_hooks.clear()

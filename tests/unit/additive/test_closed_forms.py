@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import stir
+from conftest import stir, tiny
 
 from course_lib.additive import Compacter, LoReFT, PrefixTuning, attach
 
@@ -50,6 +50,68 @@ def test_a_prefix_mixes_two_attentions_by_lambda(length):
     assert lam.std() > 0.01  # it depends on the query
     expected = (1 - lam) * attention(q, K, V) + lam * attention(q, P_k[None], P_v[None])
     assert torch.allclose(together, expected, atol=1e-5)
+
+def watched(tuned, block, **batch):
+    """What the base's attention of one block was given and said: (q, [P_k ; K], [P_v ; V], mask), said (B, T, h, w)."""
+    from course_lib.additive import attention
+
+    calls, chosen = [], tuned.layout.attentions()[block]
+
+    def watching(module):
+        base = function(module)
+
+        def call(module, query, key, value, mask, **options):
+            answer = base(module, query, key, value, mask, **options)
+            if module is chosen:
+                calls.append((query, key, value, mask, answer[0]))
+            return answer
+
+        return call
+
+    function, attention._base_function = attention._base_function, watching
+    try:
+        with torch.no_grad():
+            tuned(**batch)
+    finally:
+        attention._base_function = function
+    (seen,) = calls
+    return seen
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gpt2", "bert", "roberta"])
+@pytest.mark.parametrize("length", [1, 5])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_lambda_inside_a_model(family, length, side):
+    """h <- (1 - lambda) h + lambda softmax(q P_k^T) P_v, by head and before W_o, with grouped heads and padding.
+
+    lambda depends on the query, lies between 0 and 1, and is exactly 1 where there is no text to look at.
+    """
+    tuned = stir(attach(tiny(family).double(), PrefixTuning(length, hidden=None)).double())
+    mask = torch.ones(3, 9, dtype=torch.long)
+    for row, pads in enumerate((0, 2, 5)):
+        mask[row, slice(0, pads) if side == "left" else slice(9 - pads, 9)] = 0
+    ids = torch.randint(3, 90, (3, 9), generator=torch.Generator().manual_seed(1)) * mask
+    q, K, V, seen, said = watched(tuned, 1, input_ids=ids, attention_mask=mask)
+    repeats = q.shape[1] // K.shape[1]
+    assert repeats == (2 if family in ("llama", "qwen2") else 1)
+    K, V = (heads.repeat_interleave(repeats, dim=1) for heads in (K, V))
+    scores = (q @ K.transpose(-1, -2) / q.shape[-1] ** 0.5).masked_fill(~seen, -torch.inf)
+    assert seen[..., :length].all()  # every query sees the whole prefix
+    mass = scores.exp()
+    lam = mass[..., :length].sum(-1, keepdim=True) / mass.sum(-1, keepdim=True)
+    no_text = ~seen[..., length:].any(-1)  # (B, 1, T)
+    without = (scores[..., length:].softmax(-1) @ V[..., length:, :]).masked_fill(no_text[..., None], 0)
+    prefix = scores[..., :length].softmax(-1) @ V[..., :length, :]
+    expected = (1 - lam) * without + lam * prefix
+    assert (said.transpose(1, 2) - expected).abs().max() <= 1e-6
+    text = ~no_text.expand(-1, q.shape[1], -1)
+    assert (lam[text] > 0).all()
+    assert (lam[text] < 1).all()
+    assert lam[text].std() > 0.01
+    if side == "left" and tuned.layout.causal:  # before the text, a query sees the prefix alone
+        assert no_text.sum() == 2 + 5
+        assert (lam[~text] == 1).all()
+        assert (said.transpose(1, 2)[~text] - prefix[~text]).abs().max() <= 1e-9
 
 
 def test_prefix_counts(models):
