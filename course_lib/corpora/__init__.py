@@ -31,6 +31,7 @@ from . import (
     shop_reviews_zh,
     sms_spam,
     vader,
+    words_zh,
 )
 from .near_duplicates import Audit, audit
 from .splits import normalise, split_of
@@ -46,7 +47,7 @@ __all__ = [
 
 _MODULES = (
     vader, shop_reviews_zh, sms_spam, news, pairs, pronunciation, chat, faq, intents, python_source,
-    human_eval, ratings, entities_zh,
+    human_eval, ratings, entities_zh, words_zh,
 )  # fmt: skip
 CORPORA: dict[str, base.Corpus] = {corpus.name: corpus for module in _MODULES for corpus in module.CORPORA}
 
