@@ -23,6 +23,18 @@ SIZES: dict[str, dict[str, dict[str, object]]] = {
         "gpu": {"reviews": 16, "tokens": 24, "lengths": (512, 1024, 2048, 4096, 8192), "new_tokens": 64},
     },
     "22": {"laptop": {"reviews": 3}, "gpu": {"reviews": 30}},
+    "31": {
+        "laptop": {
+            "old_articles": 1200, "new_articles": 200, "paragraphs": 1000, "bpe_articles": 200, "merges": 2000,
+            "mixed_articles": 100, "mixed_reviews": 500, "mixed_functions": 400, "messages": 8, "sentences": 14,
+            "minhash_texts": 400, "leak_splits": ("test",),
+        },
+        "gpu": {
+            "old_articles": 2841, "new_articles": 569, "paragraphs": 2850, "bpe_articles": 1000, "merges": 8000,
+            "mixed_articles": 500, "mixed_reviews": 4000, "mixed_functions": 2000, "messages": 100, "sentences": 100,
+            "minhash_texts": 1000, "leak_splits": ("train", "validation", "test"),
+        },
+    },
     "41": {
         "laptop": {
             "words": 20, "rows": 256, "test_rows": 256, "adapter_epochs": 2, "full_epochs": 2, "probe_epochs": 10,

@@ -119,134 +119,6 @@ def mirrored(tokens, pair):
 # --- 31.2 -------------------------------------------------------------------------------------------------
 
 
-def stream_of(documents, eos):
-    ids, owners = [], []
-    for number, document in enumerate(documents):
-        ids += [*document, eos]
-        owners += [number] * (len(document) + 1)
-    return ids, owners
-
-
-def pack(documents, length, eos):
-    ids, owners = stream_of(documents, eos)
-    rows = len(ids) // length
-    ids = torch.tensor(ids[: rows * length]).view(rows, length)
-    owners = torch.tensor(owners[: rows * length]).view(rows, length)
-    causal = torch.ones(length, length, dtype=torch.bool).tril()
-    return ids, (owners[:, :, None] == owners[:, None, :]) & causal
-
-
-def with_loops(documents, length, eos):
-    ids, owners = stream_of(documents, eos)
-    starts = range(0, len(ids) - length + 1, length)
-    mask = [
-        [[int(j <= i and owners[s + i] == owners[s + j]) for j in range(length)] for i in range(length)] for s in starts
-    ]
-    return [torch.tensor([ids[s : s + length] for s in starts]), torch.tensor(mask)]
-
-
-def with_heads(documents, length, eos):
-    ids, mask = pack(documents, length, eos)
-    return ids.int(), mask[:, None]
-
-
-@pytest.mark.parametrize("answer", [pack, with_loops, with_heads])
-def test_pack_accepts(answer):
-    assert judge("31.2", answer).status == "right"
-
-
-def rows_of(ids, length):
-    rows = len(ids) // length
-    return torch.tensor(ids[: rows * length]).view(rows, length)
-
-
-def other_ids(change):
-    """The right answer with the rows replaced by those of change(documents, length, eos); its mask is never reached."""
-    return lambda documents, length, eos: (change(documents, length, eos), pack(documents, length, eos)[1])
-
-
-def other_mask(change):
-    """The right rows with the mask change(ids, mask)."""
-
-    def answer(documents, length, eos):
-        ids, mask = pack(documents, length, eos)
-        return ids, change(ids, mask)
-
-    return answer
-
-
-def blocks(numbers):
-    length = numbers.shape[1]
-    return (numbers[:, :, None] == numbers[:, None, :]) & torch.ones(length, length, dtype=torch.bool).tril()
-
-
-def joined(documents, before=(), after=()):
-    return [token for document in documents for token in [*before, *document, *after]]
-
-
-def padded(documents, length, eos):
-    ids, _ = stream_of(documents, eos)
-    return rows_of(ids + [eos] * (-len(ids) % length), length)
-
-
-def grows_its_input(documents, length, eos):
-    for document in documents:
-        document.append(eos)
-    return pack([document[:-1] for document in documents], length, eos)
-
-
-def late_owner(documents, length, eos):
-    ids, owners = stream_of(documents, eos)
-    return rows_of(ids, length), blocks(rows_of([0, *owners[:-1]], length))
-
-
-def each_alone(documents, length, eos):
-    return rows_of([t for d in documents for t in [*d, eos][: (len(d) + 1) // length * length]], length)
-
-
-@pytest.mark.parametrize(
-    ("key", "answer"),
-    [
-        ("not_two", lambda *given: pack(*given)[0]),
-        ("not_tensors", lambda *given: tuple(part.tolist() for part in pack(*given))),
-        ("changes_input", grows_its_input),
-        ("ids_type", other_ids(lambda *given: pack(*given)[0].float())),
-        ("ids_shape", other_ids(lambda *given: pack(*given)[0].flatten())),
-        ("no_eos", other_ids(lambda documents, length, eos: rows_of(joined(documents), length))),
-        ("eos_before", other_ids(lambda documents, length, eos: rows_of(joined(documents, before=[eos]), length))),
-        ("last_eos", other_ids(lambda documents, length, eos: rows_of(stream_of(documents, eos)[0][:-1], length))),
-        ("rest_padded", other_ids(padded)),
-        ("document_dropped", other_ids(each_alone)),
-        (
-            "one_a_row",
-            other_ids(
-                lambda documents, length, eos: torch.tensor(
-                    [([*document, eos] + [eos] * length)[:length] for document in documents]
-                )
-            ),
-        ),
-        ("ids_value", other_ids(lambda *given: pack(*given)[0] + 1)),
-        ("mask_shape", other_mask(lambda ids, mask: torch.ones_like(ids))),
-        ("mask_additive", other_mask(lambda ids, mask: torch.zeros(mask.shape).masked_fill(~mask, -1e9))),
-        ("mask_across", other_mask(lambda ids, mask: torch.ones_like(mask).tril())),
-        ("mask_not_causal", other_mask(lambda ids, mask: mask | mask.transpose(1, 2))),
-        ("mask_inverted", other_mask(lambda ids, mask: ~mask)),
-        ("mask_transposed", other_mask(lambda ids, mask: mask.transpose(1, 2))),
-        ("mask_self", other_mask(lambda ids, mask: mask & ~torch.eye(mask.shape[1], dtype=torch.bool))),
-        ("mask_first_row", other_mask(lambda ids, mask: mask[:1].expand_as(mask))),
-        ("mask_eos", other_mask(lambda ids, mask: blocks((ids == 0).cumsum(1)))),
-        ("mask_by_eos", other_mask(lambda ids, mask: blocks((ids == 0).cumsum(1) - (ids == 0).long()))),
-        ("mask_shifted", late_owner),
-        ("mask_value", other_mask(lambda ids, mask: torch.ones_like(mask))),
-    ],
-)
-def test_pack_names(key, answer):
-    assert judge("31.2", answer).key == f"31.2.{key}"
-
-
-# --- 31.3 -------------------------------------------------------------------------------------------------
-
-
 def honest_split(texts, share, seed):
     first = {}
     for row, text in enumerate(texts):
@@ -266,7 +138,7 @@ def with_the_last_copies(texts, share, seed):
 
 @pytest.mark.parametrize("answer", [honest_split, with_the_last_copies])
 def test_honest_split_accepts(answer):
-    assert judge("31.3", answer).status == "right"
+    assert judge("31.2", answer).status == "right"
 
 
 def once(rows, key):
@@ -361,4 +233,132 @@ def changed(change):
     ],
 )
 def test_honest_split_names(key, answer):
+    assert judge("31.2", answer).key == f"31.2.{key}"
+
+
+# --- 31.3 -------------------------------------------------------------------------------------------------
+
+
+def stream_of(documents, eos):
+    ids, owners = [], []
+    for number, document in enumerate(documents):
+        ids += [*document, eos]
+        owners += [number] * (len(document) + 1)
+    return ids, owners
+
+
+def pack(documents, length, eos):
+    ids, owners = stream_of(documents, eos)
+    rows = len(ids) // length
+    ids = torch.tensor(ids[: rows * length]).view(rows, length)
+    owners = torch.tensor(owners[: rows * length]).view(rows, length)
+    causal = torch.ones(length, length, dtype=torch.bool).tril()
+    return ids, (owners[:, :, None] == owners[:, None, :]) & causal
+
+
+def with_loops(documents, length, eos):
+    ids, owners = stream_of(documents, eos)
+    starts = range(0, len(ids) - length + 1, length)
+    mask = [
+        [[int(j <= i and owners[s + i] == owners[s + j]) for j in range(length)] for i in range(length)] for s in starts
+    ]
+    return [torch.tensor([ids[s : s + length] for s in starts]), torch.tensor(mask)]
+
+
+def with_heads(documents, length, eos):
+    ids, mask = pack(documents, length, eos)
+    return ids.int(), mask[:, None]
+
+
+@pytest.mark.parametrize("answer", [pack, with_loops, with_heads])
+def test_pack_accepts(answer):
+    assert judge("31.3", answer).status == "right"
+
+
+def rows_of(ids, length):
+    rows = len(ids) // length
+    return torch.tensor(ids[: rows * length]).view(rows, length)
+
+
+def other_ids(change):
+    """The right answer with the rows replaced by those of change(documents, length, eos); its mask is never reached."""
+    return lambda documents, length, eos: (change(documents, length, eos), pack(documents, length, eos)[1])
+
+
+def other_mask(change):
+    """The right rows with the mask change(ids, mask)."""
+
+    def answer(documents, length, eos):
+        ids, mask = pack(documents, length, eos)
+        return ids, change(ids, mask)
+
+    return answer
+
+
+def blocks(numbers):
+    length = numbers.shape[1]
+    return (numbers[:, :, None] == numbers[:, None, :]) & torch.ones(length, length, dtype=torch.bool).tril()
+
+
+def joined(documents, before=(), after=()):
+    return [token for document in documents for token in [*before, *document, *after]]
+
+
+def padded(documents, length, eos):
+    ids, _ = stream_of(documents, eos)
+    return rows_of(ids + [eos] * (-len(ids) % length), length)
+
+
+def grows_its_input(documents, length, eos):
+    for document in documents:
+        document.append(eos)
+    return pack([document[:-1] for document in documents], length, eos)
+
+
+def late_owner(documents, length, eos):
+    ids, owners = stream_of(documents, eos)
+    return rows_of(ids, length), blocks(rows_of([0, *owners[:-1]], length))
+
+
+def each_alone(documents, length, eos):
+    return rows_of([t for d in documents for t in [*d, eos][: (len(d) + 1) // length * length]], length)
+
+
+@pytest.mark.parametrize(
+    ("key", "answer"),
+    [
+        ("not_two", lambda *given: pack(*given)[0]),
+        ("not_tensors", lambda *given: tuple(part.tolist() for part in pack(*given))),
+        ("changes_input", grows_its_input),
+        ("ids_type", other_ids(lambda *given: pack(*given)[0].float())),
+        ("ids_shape", other_ids(lambda *given: pack(*given)[0].flatten())),
+        ("no_eos", other_ids(lambda documents, length, eos: rows_of(joined(documents), length))),
+        ("eos_before", other_ids(lambda documents, length, eos: rows_of(joined(documents, before=[eos]), length))),
+        ("last_eos", other_ids(lambda documents, length, eos: rows_of(stream_of(documents, eos)[0][:-1], length))),
+        ("rest_padded", other_ids(padded)),
+        ("document_dropped", other_ids(each_alone)),
+        (
+            "one_a_row",
+            other_ids(
+                lambda documents, length, eos: torch.tensor(
+                    [([*document, eos] + [eos] * length)[:length] for document in documents]
+                )
+            ),
+        ),
+        ("ids_value", other_ids(lambda *given: pack(*given)[0] + 1)),
+        ("mask_shape", other_mask(lambda ids, mask: torch.ones_like(ids))),
+        ("mask_additive", other_mask(lambda ids, mask: torch.zeros(mask.shape).masked_fill(~mask, -1e9))),
+        ("mask_across", other_mask(lambda ids, mask: torch.ones_like(mask).tril())),
+        ("mask_not_causal", other_mask(lambda ids, mask: mask | mask.transpose(1, 2))),
+        ("mask_inverted", other_mask(lambda ids, mask: ~mask)),
+        ("mask_transposed", other_mask(lambda ids, mask: mask.transpose(1, 2))),
+        ("mask_self", other_mask(lambda ids, mask: mask & ~torch.eye(mask.shape[1], dtype=torch.bool))),
+        ("mask_first_row", other_mask(lambda ids, mask: mask[:1].expand_as(mask))),
+        ("mask_eos", other_mask(lambda ids, mask: blocks((ids == 0).cumsum(1)))),
+        ("mask_by_eos", other_mask(lambda ids, mask: blocks((ids == 0).cumsum(1) - (ids == 0).long()))),
+        ("mask_shifted", late_owner),
+        ("mask_value", other_mask(lambda ids, mask: torch.ones_like(mask))),
+    ],
+)
+def test_pack_names(key, answer):
     assert judge("31.3", answer).key == f"31.3.{key}"
