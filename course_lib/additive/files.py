@@ -81,6 +81,8 @@ def _packed(tuned: Tuned, addition: Addition) -> tuple[dict, bytes]:
             "peft_type": method.peft_type, "task_type": peft_files.task_type(tuned.task, layout),
             "base_model_name_or_path": None, "inference_mode": True, **fields,
         }
+        if heads:  # some heads peft knows for itself, T5's it does not
+            config["modules_to_save"] = [peft_files.head_name(layout)]
         state = {key: tensor.contiguous() for key, tensor in {**weights, **heads}.items()}
     return config, to_bytes(state, metadata={"course": json.dumps(description), "format": "pt"})
 

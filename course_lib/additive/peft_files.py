@@ -100,10 +100,14 @@ def check_config(config: dict, method: type[Method], folder: Path) -> None:
         )
 
 
+def head_name(layout: Layout) -> str:
+    """What the model calls its task's head."""
+    return next(name for name in HEADS if hasattr(layout.model, name))
+
+
 def head_key(method: Method, layout: Layout, key: str) -> str:
     """head.weight -> base_model.model.classifier.weight"""
-    name = next(name for name in HEADS if hasattr(layout.model, name))
-    return key.replace("head.", f"{method.peft_head}{name}.", 1)
+    return key.replace("head.", f"{method.peft_head}{head_name(layout)}.", 1)
 
 
 def task_type(task: tasks.Task | None, layout: Layout) -> str:

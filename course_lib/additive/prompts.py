@@ -92,6 +92,11 @@ def prepend(batch: dict[str, Tensor], embedding: PromptedEmbedding, start: int, 
 
     new = dict(batch, input_ids=put(ids, virtual))
     given = batch.get("attention_mask")
+    if layout.family.relative_positions and given is not None and not given[:, 0].all():
+        raise CourseError(
+            f"A {layout.kind} model counts distances, so padding between a prompt and its text would move them apart: "
+            "pad on the right (tokenizer.padding_side = 'right')."
+        )
     new["attention_mask"] = put(torch.ones_like(ids) if given is None else given, mask)
     if batch.get("token_type_ids") is not None:
         new["token_type_ids"] = put(batch["token_type_ids"], torch.zeros_like(mask))

@@ -42,10 +42,11 @@ def _empty(family, vocabulary=VOCABULARY, width=WIDTH, layers=LAYERS, heads=4, k
             vocab_size=vocabulary, n_embd=width, n_layer=layers, n_head=heads, n_inner=ffn, n_positions=positions,
             pad_token_id=0, bos_token_id=1, eos_token_id=2,
         ))
-    if family in ("t5", "t5-gated"):  # one block less in the encoder, and heads together wider than the stream
+    if family in ("t5", "t5-gated"):  # one block less in the decoder, and heads together wider than the stream
         return T5ForConditionalGeneration(T5Config(
-            vocab_size=vocabulary, d_model=width, d_kv=12, d_ff=ffn, num_layers=layers - 1, num_decoder_layers=layers,
-            num_heads=heads, relative_attention_num_buckets=8, decoder_start_token_id=0, pad_token_id=0, eos_token_id=1,
+            vocab_size=vocabulary, d_model=width, d_kv=12, d_ff=ffn, num_layers=layers,
+            num_decoder_layers=max(1, layers - 1), num_heads=heads, relative_attention_num_buckets=8,
+            decoder_start_token_id=0, pad_token_id=0, eos_token_id=1,
             feed_forward_proj="relu" if family == "t5" else "gated-gelu",
         ))
     config, model = {"bert": (BertConfig, BertModel), "roberta": (RobertaConfig, RobertaModel)}[family]

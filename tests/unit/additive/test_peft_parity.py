@@ -27,10 +27,11 @@ from course_lib.additive import (
     attach,
     load,
 )
-from course_lib.architectures import FAMILIES
+from course_lib.architectures import HEADS, Layout
 
 DECODERS, ENCODERS = ("llama", "gpt2", "qwen2"), ("bert", "roberta")
 ALL = (*DECODERS, *ENCODERS)
+WITH_T5 = (*ALL, "t5")  # methods whose place in an encoder-decoder is the same on both sides
 BERT_ROLES = {
     "query": "query", "key": "key", "value": "value", "output": "attention.output.dense",
     "ffn_in": "intermediate.dense", "ffn_out": "{block}.output.dense",
@@ -44,10 +45,16 @@ ROLES = {  # how peft's users name the modules that play the roles
     "gpt2": {
         "query_key_value": "attn.c_attn", "output": "attn.c_proj", "ffn_in": "mlp.c_fc", "ffn_out": "mlp.c_proj",
     },
+    "t5": {
+        "query": "SelfAttention.q", "key": "SelfAttention.k", "value": "SelfAttention.v", "output": "SelfAttention.o",
+        "cross_query": "EncDecAttention.q", "cross_key": "EncDecAttention.k", "cross_value": "EncDecAttention.v",
+        "cross_output": "EncDecAttention.o", "ffn_out": "DenseReluDense.wo",
+    },
 }
 NORMS = {
     "llama": ["input_layernorm", "post_attention_layernorm", "norm"], "gpt2": ["ln_1", "ln_2", "ln_f"],
     "qwen2": ["input_layernorm", "post_attention_layernorm", "norm"], "bert": ["LayerNorm"], "roberta": ["LayerNorm"],
+    "t5": ["layer_norm", "final_layer_norm"],
 }
 
 
@@ -74,13 +81,18 @@ class Draw:
             self.task = None
         self.length, self.rank = rng.randint(1, 6), rng.randint(1, 5)
         self.roles = tuple(rng.sample(list(ROLES[family]), rng.randint(1, 3)))
-        self.our_roles = tuple(rng.sample(list(FAMILIES[family].roles), rng.randint(1, 4)))
-        self.base = self.model = tiny(family, **self.sizes).double()
+        self.base = self.model = tiny("t5-gated" if family == "t5" and seed % 2 else family, **self.sizes).double()
+        self.our_roles = tuple(rng.sample(Layout(self.base).roles, rng.randint(1, 4)))
         self.task_type = "CAUSAL_LM" if family in DECODERS else "FEATURE_EXTRACTION"
+        if family == "t5":
+            self.task_type = "SEQ_2_SEQ_LM"
         if self.task is not None:
             torch.manual_seed(2)
             self.model = self.task.with_head(self.base).double().eval()
             self.task_type = "SEQ_CLS" if seed % 4 == 0 else "TOKEN_CLS"
+            if family == "t5" and self.task_type == "TOKEN_CLS":  # its encoder alone
+                self.roles = tuple(role for role in self.roles if "cross" not in role) or ("query",)
+                self.our_roles = tuple(role for role in self.our_roles if "cross" not in role) or ("query",)
 
     def batch(self, case) -> dict:
         """Texts of different length, padded on the right (peft puts a prompt before left padding).
@@ -93,31 +105,37 @@ class Draw:
         ids, mask = torch.randint(3, VOCABULARY, (B, T), generator=generator), torch.ones(B, T, dtype=torch.long)
         for row in range(B if padded else 0):
             mask[row, self.rng.randint(1, T):] = 0
-        return {"input_ids": ids * mask, "attention_mask": mask}
+        batch = {"input_ids": ids * mask, "attention_mask": mask}
+        if self.family == "t5":  # a text ends with the end token; the decoder reads what is as long
+            batch["input_ids"][range(B), mask.sum(1) - 1] = self.base.config.eos_token_id
+            if self.task_type == "SEQ_2_SEQ_LM":
+                batch["decoder_input_ids"] = ids.flip(1)
+        return batch
 
 
 PROMPTS = ("prompt", "p-tuning", "p-tuning-lstm")
 WITH_NETWORK = ("p-tuning", "p-tuning-lstm", "prefix-mlp")
 CASES = {  # our method, the families, and peft's configuration of the same
     "lora": (
-        lambda d: LoRA(d.rank, 3 * d.rank + 1, d.roles), ALL,
+        lambda d: LoRA(d.rank, 3 * d.rank + 1, d.roles), WITH_T5,
         lambda d: peft.LoraConfig(
             r=d.rank, lora_alpha=3 * d.rank + 1, fan_in_fan_out=d.family == "gpt2",
             target_modules=module_names(d.family, d.roles, d.layers)),
     ),
-    "lora-roles": (lambda d: LoRA(d.rank, 5, d.our_roles), ALL, None),  # queries and values of a fused matrix, too
+    "lora-roles": (lambda d: LoRA(d.rank, 5, d.our_roles), WITH_T5, None),  # queries and values of a fused matrix, too
     "lora-rs": (
         lambda d: LoRA(d.rank, d.rank**0.5 * 7, d.roles), ("llama",),
         lambda d: peft.LoraConfig(
             r=d.rank, lora_alpha=7, use_rslora=True, target_modules=module_names(d.family, d.roles, d.layers)),
     ),
     "ia3": (
-        lambda d: IA3(), ("llama", "qwen2", "bert", "roberta"),
+        lambda d: IA3(), ("llama", "qwen2", "bert", "roberta", "t5"),
         lambda d: peft.IA3Config(
-            target_modules=module_names(d.family, ("key", "value", "ffn_out"), d.layers),
+            target_modules=module_names(d.family, ("key", "value", "ffn_out"), d.layers)
+            + ["EncDecAttention.k", "EncDecAttention.v"] * (d.family == "t5"),
             feedforward_modules=module_names(d.family, ("ffn_out",), d.layers)),
     ),
-    "ia3-defaults": (lambda d: IA3(compat="peft"), ALL, lambda d: peft.IA3Config()),
+    "ia3-defaults": (lambda d: IA3(compat="peft"), WITH_T5, lambda d: peft.IA3Config()),
     "ia3-fused": (
         lambda d: IA3(), ("gpt2",),
         lambda d: peft.IA3Config(
@@ -145,7 +163,7 @@ CASES = {  # our method, the families, and peft's configuration of the same
         lambda d: peft.PrefixTuningConfig(num_virtual_tokens=d.length, prefix_projection=True, encoder_hidden_size=7),
     ),
     "norms": (
-        lambda d: LayerNormTuning(), ALL, lambda d: peft.LNTuningConfig(target_modules=NORMS[d.family]),
+        lambda d: LayerNormTuning(), WITH_T5, lambda d: peft.LNTuningConfig(target_modules=NORMS[d.family]),
     ),
     "llama-adapter": (
         lambda d: LlamaAdapter(d.length, d.layers, compat="peft"), ("llama",),
@@ -170,6 +188,8 @@ def peft_model(draw, case):
     """peft's model of the case, every trained number away from its initial value."""
     config = CASES[case][2](draw)
     config.task_type = draw.task_type
+    if draw.family == "t5" and draw.task_type == "SEQ_CLS":
+        config.modules_to_save = ["classification_head"]  # peft trains and saves the others' heads by itself
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         theirs = peft.get_peft_model(copy.deepcopy(draw.model), config).double().eval()
@@ -221,7 +241,7 @@ def peft_gradients(theirs):
 
 
 def head_name(tuned):
-    return next(name for name in ("classifier", "score") if hasattr(tuned.model, name))
+    return next(name for name in HEADS if hasattr(tuned.model, name))
 
 
 def our_gradients(ours):
