@@ -144,7 +144,7 @@ def test_every_key_of_every_method_is_asked_for(models, tmp_path, case, family):
         said = key.split("sources")[-1][2:] if "sources" in key else key
         refused(models[family], tmp_path, "missing", said)
         (tmp_path / WEIGHTS).write_bytes(whole)
-        rewrite(tmp_path, lambda state, key=key: state.update({key: torch.cat([state[key]] * 2)}))
+        rewrite(tmp_path, lambda state, key=key: state.update({key: torch.stack([state[key]] * 2)}))
         refused(models[family], tmp_path, said, "shape")
         (tmp_path / WEIGHTS).write_bytes(whole)
     rewrite(tmp_path, lambda state: state.update(stranger=torch.ones(1)))
