@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .blocks import Attention, Block, Cache, FeedForward, LayerNorm, num_parameters, sinusoidal, visible
+from .sampling import beam_search, generate
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,27 @@ class EncoderDecoder(nn.Module):
     def given(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Given:
         """The decoder behind these sources (B, S): a language model of their targets, to be sampled or scored."""
         return Given(self, *self.memory(input_ids, attention_mask))
+
+    def generate(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, *, pad_token_id: int, eos_token_id: int,
+        max_new_tokens: int = 64, num_beams: int = 1, do_sample: bool = False, start: int | None = None, **options,
+    ) -> Tensor:  # fmt: skip
+        """Targets of sources (B, S), called as transformers' generate is: (B, 1 + n), from `start` (default: padding).
+
+        Greedy, unless `do_sample`; `options` go to `sampling.generate`, or with beams to `sampling.beam_search`.
+        """
+        begin = input_ids.new_full((len(input_ids), 1), pad_token_id if start is None else start)
+        if num_beams > 1:
+            masks = [None] * len(input_ids) if attention_mask is None else attention_mask[:, None]
+            options |= {"beams": num_beams, "stop": eos_token_id}
+            rows = [
+                beam_search(self.given(ids[None], mask), one[None], max_new_tokens, **options)[0][0]
+                for ids, mask, one in zip(input_ids, masks, begin)
+            ]
+            return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=pad_token_id)
+        if not do_sample:
+            options["temperature"] = 0.0
+        return generate(self.given(input_ids, attention_mask), begin, max_new_tokens, stop=eos_token_id, **options)
 
     def num_parameters(self) -> int:
         return num_parameters(self)

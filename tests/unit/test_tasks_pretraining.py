@@ -184,9 +184,10 @@ def test_the_courses_encoder_decoder_takes_the_task_of_translation():
     model = lms.EncoderDecoder(width=32, layers=1, heads=2)
     history = trained(model, rows, tasks.SequenceToSequence(), tokenizer, max_steps=60)
     assert history.loss[-1] < 0.5
-    given = model.given(torch.tensor([[*b"three", 258]]))
-    said = lms.generate(given, torch.tensor([[256]]), 10, temperature=0, stop=258)[0]
-    assert tokenizer.decode(said) == "trois"
+    for beams in (1, 3):
+        said = tasks.SequenceToSequence().generate(model, rows[:2], tokenizer, num_beams=beams)
+        assert said == ["un deux", "trois"]
+    assert cl.evaluate(model, rows, task=tasks.SequenceToSequence(), tokenizer=tokenizer)["exact_match"].value == 1
 
 
 def test_too_few_sentinels_are_a_sentence():
