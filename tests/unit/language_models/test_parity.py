@@ -8,6 +8,7 @@ import transformers
 from torch import nn
 
 import course_lib as cl
+from course_lib.language_models.blocks import visible
 from course_lib.language_models.recurrent import CELLS
 from course_lib.language_models.transformers_weights import pairs, their_tensors
 from course_lib.runtime import CourseError
@@ -148,6 +149,20 @@ def test_the_cache_changes_nothing_under_padding(name):
     parts = [own(ids[:, a:b], mask[:, :b], cache) for a, b in ((0, 6), (6, 7), (7, 12))]
     close(torch.cat(parts, dim=1)[mask.bool()], whole[mask.bool()])
     close(own(ids[:1, 4:]), whole[:1, 4:])  # padding in front changes nothing
+
+
+@pytest.mark.parametrize(("T", "S"), [(1, 1), (4, 4), (2, 5), (1, 5)])
+def test_every_position_sees_something_and_no_future(T, S):
+    assert visible(T, S, None, causal=False) is None
+    mask = torch.ones(3, S, dtype=torch.long)
+    mask[0, : S - 1], mask[1, S // 2 :] = 0, 0
+    for causal in (True, False):
+        seen = visible(T, S, mask, causal).expand(3, 1, T, S)[:, 0]
+        for row, t, s in itertools.product(range(3), range(T), range(S)):
+            own = s == t + S - T
+            past = s <= t + S - T or not causal
+            assert seen[row, t, s] == ((past and bool(mask[row, s])) or (causal and own))
+    assert visible(T, S, mask, causal=True).any(-1).all()
 
 
 # --- encoder ---------------------------------------------------------------------------------------------------------
