@@ -203,10 +203,9 @@ class Layout:
     def embedding(self) -> nn.Module:
         return self.body.get_submodule(self.family.embedding)
 
-    @property
-    def final_norm(self) -> nn.Module | None:
-        """The norm between the last block and the head, if there is one: post-norm families end with the block's."""
-        return self.body.get_submodule(self.family.final_norm) if self.family.final_norm else None
+    def final_norm(self, stack: Family) -> nn.Module | None:
+        """The norm behind the last block of a stack, if there is one: post-norm families end with the block's."""
+        return self.body.get_submodule(stack.final_norm) if stack.final_norm else None
 
     @property
     def longest(self) -> int | None:

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..architectures import Layout
+from ..architectures import Family, Layout
 from .base import Method
-from .side_network import SideNetwork
+from .side_network import SideNetwork, stand_beside
 from .sites import Site
 
 
@@ -41,14 +41,16 @@ class LadderSideTuning(Method):
     why_no_sum = "the head reads the side network alone, so the others would never learn"
 
     def place(self, layout: Layout) -> Iterator[tuple[Site, nn.Module]]:
-        yield Site("side"), Ladder(layout, self.reduction, self.temperature)
+        networks = stand_beside(layout, lambda stack: Ladder(layout, stack, self.reduction, self.temperature))
+        for stack, network in networks:
+            yield Site("side", stack), network
 
 
 class Ladder(SideNetwork):
     """A side network with a rung and a gate at every block."""
 
-    def __init__(self, layout: Layout, reduction: int, temperature: float):
-        super().__init__(layout, reduction)
+    def __init__(self, layout: Layout, stack: Family, reduction: int, temperature: float):
+        super().__init__(layout, stack, reduction)
         self.rungs = nn.ModuleList(nn.Linear(layout.width, self.down.out_features) for _ in self.blocks)
         self.a = nn.Parameter(torch.zeros(len(self.blocks)))
         self.temperature = temperature

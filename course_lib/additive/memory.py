@@ -59,7 +59,7 @@ def saved_activation_bytes(tuned: Tuned, batch: dict[str, Tensor], task: Task | 
             kept.setdefault(storage.data_ptr(), (storage, inside))  # held here, so its place is not given away
         return tensor
 
-    training, last = tuned.training, layout.blocks[-1] if layout.final_norm is None else layout.final_norm
+    training, last = tuned.training, layout.final_norm(layout.stacks[-1]) or layout.blocks[-1]
     hooks = [layout.blocks[0].register_forward_pre_hook(enter), last.register_forward_hook(leave)]
     try:
         tuned.train()

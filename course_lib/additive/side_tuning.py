@@ -15,10 +15,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..architectures import Layout
+from ..architectures import Family, Layout
 from ..runtime import CourseError
 from .base import Method
-from .side_network import SideNetwork
+from .side_network import SideNetwork, stand_beside
 from .sites import Site
 
 
@@ -40,16 +40,17 @@ class SideTuning(Method):
             raise CourseError(f"alpha={self.alpha} is no share of the base: it must lie between 0 and 1.")
 
     def place(self, layout: Layout) -> Iterator[tuple[Site, nn.Module]]:
-        yield Site("side"), Side(layout, self.reduction, self.alpha)
+        for stack, network in stand_beside(layout, lambda stack: Side(layout, stack, self.reduction, self.alpha)):
+            yield Site("side", stack), network
 
 
 class Side(SideNetwork):
     """A side network and its share of what the head reads."""
 
-    def __init__(self, layout: Layout, reduction: int, alpha: float):
-        super().__init__(layout, reduction)
-        # finite at 0 and 1, and yet the sigmoid of it is exactly 1 in float32
-        self.a = nn.Parameter(torch.logit(torch.tensor(alpha, dtype=torch.float64), eps=1e-8).float())
+    def __init__(self, layout: Layout, stack: Family, reduction: int, alpha: float):
+        super().__init__(layout, stack, reduction)
+        if self.up is not None:  # where it meets the base; finite at alpha = 1, and yet its sigmoid is 1 to the bit
+            self.a = nn.Parameter(torch.logit(torch.tensor(alpha, dtype=torch.float64), eps=1e-8).float())
 
     def output(self, side: Tensor, base: Tensor) -> Tensor:
         share = torch.sigmoid(self.a)

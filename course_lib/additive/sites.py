@@ -223,7 +223,7 @@ def insert(site: Site, slot: Slot, layout: Layout) -> list[Callable[[], None]]:
     if kind == "attend":
         return attention.insert(site, slot, layout)
     if kind == "side":
-        return side_network.insert(slot, layout)
+        return side_network.insert(site, slot, layout)
     if kind in ("block", "edit"):
         change = slot.edit if kind == "edit" else slot.add
         return [_on_result(body.get_submodule(layout.block_path(site.block)), lambda y, x: change(y))]

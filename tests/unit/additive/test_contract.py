@@ -64,8 +64,8 @@ CASES = {  # name: (method, families, identity at init: exact difference allowed
     "mix-and-match": (MixAndMatch(3, 6, 12), ALL, None),
     **{f"fusion-{family}": (fused(family), (family,), None) for family in ALL},
     "unipelt": (UniPELT(3, 6, 4, 2), (*DECODERS, "bert"), None),
-    "side": (SideTuning(4), (*DECODERS, "bert"), None),
-    "ladder": (LadderSideTuning(2), (*DECODERS, "bert"), None),
+    "side": (SideTuning(4), ALL, None),
+    "ladder": (LadderSideTuning(2), ALL, None),
     "full": (FullFineTuning(), ALL, 0.0),
 }
 GRID = [(name, family) for name, (_, families, _) in CASES.items() for family in families]

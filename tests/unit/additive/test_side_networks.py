@@ -46,14 +46,15 @@ def linear(P, name, x):
     return F.linear(x, weight, P.get(f"{name}.bias"))
 
 
-def attention(q, k, v, mask, heads, key_heads):
-    """softmax(q k^T / sqrt(width) + mask) v, head by head; mask (B, T, T) is 0 or very low."""
+def attention(q, k, v, mask, heads, key_heads, scale=None, bias=None):
+    """softmax(q k^T / sqrt(width) + mask) v, head by head; mask (B, T, S) is 0 or very low, bias (1, heads, T, S)."""
     width, said = q.shape[-1] // heads, []
     for head in range(heads):
         group = head // (heads // key_heads)
         q_h = q[..., head * width : (head + 1) * width]
         k_h, v_h = (t[..., group * width : (group + 1) * width] for t in (k, v))
-        scores = q_h @ k_h.transpose(1, 2) / width**0.5 + mask
+        scores = q_h @ k_h.transpose(1, 2) * (scale or width**-0.5) + mask
+        scores = scores if bias is None else scores + bias[:, head]
         said.append(scores.softmax(-1) @ v_h)
     return torch.cat(said, -1)
 
@@ -165,6 +166,89 @@ def test_a_side_network_is_the_formula_in_values_and_gradients(bases, ids, famil
         assert (own - plain).abs().max() <= 1e-4 * (1 + plain.abs().max()), name
 
 
+def t5_attention(P, name, x, others, mask, bias):
+    q, k, v = (linear(P, f"{name}.{letter}", states) for letter, states in zip("qkv", (x, others, others)))
+    return linear(P, f"{name}.o", attention(q, k, v, mask, heads=4, key_heads=4, scale=1.0, bias=bias))
+
+
+def t5_block(P, x, mask, bias, said=None, said_mask=None):
+    seen = rms(P, "layer.0.layer_norm", x)
+    x = x + t5_attention(P, "layer.0.SelfAttention", seen, seen, mask, bias)
+    if said is not None:
+        seen = rms(P, "layer.1.layer_norm", x)
+        x = x + t5_attention(P, "layer.1.EncDecAttention", seen, said, said_mask, None)
+    ffn = f"layer.{1 if said is None else 2}"
+    seen, dense = rms(P, f"{ffn}.layer_norm", x), f"{ffn}.DenseReluDense"
+    if f"{dense}.wi.weight" in P:
+        inner = linear(P, f"{dense}.wi", seen).relu()
+    else:
+        inner = F.gelu(linear(P, f"{dense}.wi_0", seen), approximate="tanh") * linear(P, f"{dense}.wi_1", seen)
+    return x + linear(P, f"{dense}.wo", inner)
+
+
+def t5_by_hand(model, tuned, method, ids, attention_mask, written):
+    """The answer of two side networks, in formulas, from the states and the distance biases of the base's stacks."""
+    states, hooks = {"encoder": [], "decoder": []}, []
+    for name, kept in states.items():
+        for block in getattr(model, name).block:
+            hooks.append(block.register_forward_pre_hook(lambda m, args, kept=kept: kept.append(args[0])))
+        norm = getattr(model, name).final_layer_norm
+        hooks.append(norm.register_forward_hook(lambda m, args, out, kept=kept: kept.extend([args[0], out])))
+    with torch.no_grad():
+        model(input_ids=ids, attention_mask=attention_mask, decoder_input_ids=written)
+    for hook in hooks:
+        hook.remove()
+    B, T = written.shape
+    padded = torch.zeros(attention_mask.shape).masked_fill(attention_mask == 0, -1e9)[:, None]  # (B, 1, S)
+    later = torch.full((T, T), -1e9).triu(1).expand(B, -1, -1)
+    said = None
+    for name, mask in (("encoder", padded), ("decoder", later)):
+        P = dict(tuned.additions["default"].parts[f"{name}/side"].named_parameters())
+        *hs, read = states[name]
+        table = getattr(model, name).block[0].layer[0].SelfAttention
+        bias = table.compute_bias(hs[0].shape[1], hs[0].shape[1]).detach()
+        s = linear(P, "down", hs[0])
+        for layer, h in enumerate(hs[1:]):
+            if isinstance(method, LadderSideTuning):
+                m = 1 / (1 + torch.exp(-P["a"][layer] / method.temperature))
+                s = m * s + (1 - m) * linear(P, f"rungs.{layer}", h)
+            inside = {key.removeprefix(f"blocks.{layer}."): p for key, p in P.items() if f"blocks.{layer}." in key}
+            s = t5_block(inside, s, mask, bias, said, padded)
+        said = rms(P, "norm", s)
+    side = linear(P, "up", said)
+    if isinstance(method, SideTuning):
+        share = 1 / (1 + torch.exp(-P["a"]))
+        side = share * read + (1 - share) * side
+    return model.lm_head(side * model.config.d_model**-0.5 if model.config.scale_decoder_outputs else side)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("family", ["t5", "t5-gated"])
+def test_side_networks_of_two_stacks_are_the_formula_in_values_and_gradients(ids, family, method):
+    model = tiny(family)
+    tuned = stir(attach(model, method)).train()
+    mask = torch.ones_like(ids)
+    mask[2, 7:] = 0
+    written = ids.flip(1)[:, :6]
+    answers = [
+        first(tuned(input_ids=ids, attention_mask=mask, decoder_input_ids=written)),
+        t5_by_hand(model, tuned, method, ids, mask, written),
+    ]
+    assert torch.allclose(*answers, atol=2e-5)
+    weights = torch.randn(answers[0].shape)
+    parameters = dict(tuned.additions["default"].named_parameters())
+    gradients = [torch.autograd.grad((weights * a).sum(), list(parameters.values())) for a in answers]
+    for name, own, plain in zip(parameters, *gradients, strict=True):
+        assert (own - plain).abs().max() <= 1e-4 * (1 + plain.abs().max()), name
+
+
+def test_an_encoder_of_two_stacks_must_be_read_with_its_side_network(ids):
+    model = tiny("t5")
+    tuned, said = attach(model, LadderSideTuning(4)), model.get_encoder()(input_ids=ids)
+    with pytest.raises(cl.CourseError, match="give input_ids, not encoder_outputs"):
+        tuned(encoder_outputs=said, decoder_input_ids=ids)
+
+
 # --- what the methods say of themselves -----------------------------------------------------------------------
 
 
@@ -218,6 +302,15 @@ def test_counts_equal_the_formulas(layers, heads, q, wide, family):
     assert (counted.trained, counted.stored) == (layers * block + norm + way + 1,) * 2
     counted = attach(model, LadderSideTuning(q)).budget()
     assert (counted.trained, counted.stored) == (layers * (block + full * d + d + 1) + norm + way,) * 2
+
+
+@pytest.mark.parametrize("q", [1, 2, 4])
+def test_counts_of_two_stacks_equal_the_formulas(q):
+    L, d, f, k, full = 3, 32 // q, 48 // q, 4 * 12 // q, 32  # the decoder has L - 1 blocks; the heads are k wide
+    encoder, decoder = 4 * d * k + 2 * d * f + 2 * d, 8 * d * k + 2 * d * f + 3 * d
+    side = L * encoder + (L - 1) * decoder + 2 * (full * d + d) + 2 * d + d * full + full
+    assert attach(tiny("t5"), SideTuning(q)).budget().trained == side + 1
+    assert attach(tiny("t5"), LadderSideTuning(q)).budget().trained == side + (2 * L - 1) * (full * d + d + 1)
 
 
 # --- nothing of the base is needed backwards ------------------------------------------------------------------
@@ -280,17 +373,20 @@ def test_recorded_states_are_the_base_s_but_for_what_the_head_reads(bases, ids):
 # --- rows and caches ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2", "gpt2"])
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gpt2", "t5"])
 @pytest.mark.parametrize("beams", [1, 3])
-def test_two_side_networks_and_others_generate_in_one_batch(bases, family, beams):
-    tuned = attach(bases[family], LadderSideTuning(4)).add(SideTuning(2), name="side").add(LadderSideTuning(1), "wide")
+def test_two_side_networks_and_others_generate_in_one_batch(family, beams):
+    tuned = attach(tiny(family), LadderSideTuning(4)).add(SideTuning(2), name="side").add(LadderSideTuning(1), name="wide")
     tuned.add(PrefixTuning(3), name="prefix").add(PromptTuning(2), name="prompt")
     stir(tuned)
     ids = torch.randint(3, VOCABULARY, (7, 6), generator=torch.Generator().manual_seed(3))
     mask = torch.ones_like(ids)
-    mask[1, :2], mask[4, :3] = 0, 0
+    if family == "t5":
+        mask[1, 4:], mask[4, 3:] = 0, 0
+    else:
+        mask[1, :2], mask[4, :3] = 0, 0
     names = ["default", "side", None, "default", "wide", "prefix", "prompt"]
-    options = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0, "eos_token_id": None, "num_beams": beams}
+    options = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False, "pad_token_id": 0, "num_beams": beams}
     together = tuned.generate(ids, attention_mask=mask, additions=names, **options)
     slow = tuned.generate(ids, attention_mask=mask, additions=names, use_cache=False, **options)
     assert torch.equal(together, slow)
@@ -338,7 +434,7 @@ def test_a_base_in_half_precision_keeps_the_side_network_in_float32(bases, ids):
 
 
 def test_errors_say_what_is_possible(bases):
-    with pytest.raises(cl.CourseError, match=r"reduction=8 .* heads of width 8 .* Possible here: 1, 2, 4\."):
+    with pytest.raises(cl.CourseError, match=r"reduction=8 .* heads of width 8 and .* Possible here: 1, 2, 4\."):
         attach(bases["llama"], LadderSideTuning(8))
     with pytest.raises(cl.CourseError, match=r"Possible here: 1, 2, 4, 8\."):
         attach(bases["bert"], SideTuning(3))
