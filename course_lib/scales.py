@@ -22,7 +22,7 @@ SIZES: dict[str, dict[str, dict[str, object]]] = {
         "laptop": {"reviews": 4, "tokens": 24, "lengths": (512, 1024, 2048, 4096), "new_tokens": 24},
         "gpu": {"reviews": 16, "tokens": 24, "lengths": (512, 1024, 2048, 4096, 8192), "new_tokens": 64},
     },
-    "22": {"laptop": {"reviews": 3}, "gpu": {"reviews": 30}},
+    "22": {"laptop": {"reviews": 5}, "gpu": {"reviews": 30}},
     "31": {
         "laptop": {
             "old_articles": 1200, "new_articles": 200, "paragraphs": 1000, "bpe_articles": 200, "merges": 2000,

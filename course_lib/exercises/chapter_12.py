@@ -9,39 +9,43 @@ from collections.abc import Callable
 from .registry import Wrong, check_of
 
 
-@check_of("12.1", "Count GPT-2's parameters", minutes=10)
-def gpt2_parameters(attempt: Callable) -> None:
+@check_of("12.1", "Count BERT's parameters", minutes=15)
+def bert_parameters(attempt: Callable) -> None:
     """The count over random sizes; each part that is left out, or counted twice, has its name."""
     rng = random.Random(0)
-    sizes = [(50257, 1024, 768, 12), *((rng.randint(50, 999), rng.randint(8, 99), rng.randint(4, 64), rng.randint(2, 9))
-                                       for _ in range(9))]
+    sizes = [(30522, 512, 768, 12), *((rng.randint(50, 999), rng.randint(8, 99), rng.randint(4, 64), rng.randint(2, 9))
+                                      for _ in range(9))]
     found = [attempt(*size) for size in sizes]
     if found[0] is None:
         raise Wrong("12.1.none")
 
     def right(V, P, d, L):
-        return (V + P) * d + L * (12 * d * d + 13 * d) + 2 * d
+        return (V + P) * d + 4 * d + L * (12 * d * d + 13 * d) + d * d + d
 
     gaps = {  # what the answer is too large by, and the mistake's name
-        "tied_twice": lambda V, P, d, L: V * d,
-        "no_positions": lambda V, P, d, L: -P * d,
-        "no_tokens": lambda V, P, d, L: -V * d,
-        "no_last_norm": lambda V, P, d, L: -2 * d,
-        "no_norms": lambda V, P, d, L: -L * 4 * d - 2 * d,
-        "no_block_norms": lambda V, P, d, L: -L * 4 * d,
-        "norm_gain_only": lambda V, P, d, L: -L * 2 * d - d,
-        "no_biases": lambda V, P, d, L: -L * 9 * d,
-        "no_biases_at_all": lambda V, P, d, L: -L * 11 * d - d,
-        "no_output": lambda V, P, d, L: -L * (d * d + d),
-        "one_way": lambda V, P, d, L: -L * (4 * d * d + d),
-        "one_block": lambda V, P, d, L: -(L - 1) * (12 * d * d + 13 * d),
-        "heads": lambda V, P, d, L: (12 - 1) * L * 4 * (d * d + d),
-        "head_bias": lambda V, P, d, L: V,
+        "12.1.output": lambda V, P, d, L: V * d,
+        "12.1.no_positions": lambda V, P, d, L: -P * d,
+        "12.1.no_tokens": lambda V, P, d, L: -V * d,
+        "12.1.two_d": lambda V, P, d, L: -2 * d,  # the types or the norm: the two are equally large
+        "12.1.four_d": lambda V, P, d, L: -4 * d,
+        "12.1.last_norm": lambda V, P, d, L: 2 * d,
+        "12.1.no_pooler": lambda V, P, d, L: -(d * d + d),
+        "12.1.pooler_bias": lambda V, P, d, L: -d,
+        "12.1.like_gpt": lambda V, P, d, L: -(d * d + d) - 2 * d,
+        "12.1.no_norms": lambda V, P, d, L: -L * 4 * d - 2 * d,
+        "12.1.no_block_norms": lambda V, P, d, L: -L * 4 * d,
+        "12.1.norm_gain_only": lambda V, P, d, L: -L * 2 * d - d,
+        "12.1.no_biases": lambda V, P, d, L: -L * 9 * d - d,
+        "12.1.no_biases_at_all": lambda V, P, d, L: -L * 11 * d - 2 * d,
+        "12.1.no_output": lambda V, P, d, L: -L * (d * d + d),
+        "12.1.one_way": lambda V, P, d, L: -L * (4 * d * d + d),
+        "12.1.one_block": lambda V, P, d, L: -(L - 1) * (12 * d * d + 13 * d),
+        "12.1.heads": lambda V, P, d, L: (12 - 1) * L * 4 * (d * d + d),
     }
     V, P, d, L = sizes[0]
     for key, gap in gaps.items():
         if all(answer == right(*size) + gap(*size) for answer, size in zip(found, sizes, strict=True)):
-            raise Wrong(f"12.1.{key}", found=f"{found[0]:,}", right=f"{right(V, P, d, L):,}")
+            raise Wrong(key, found=f"{found[0]:,}", right=f"{right(V, P, d, L):,}")
     for answer, size in zip(found, sizes, strict=True):
         if answer != right(*size):
             V, P, d, L = size
@@ -52,43 +56,54 @@ def gpt2_parameters(attempt: Callable) -> None:
             raise Wrong("12.1.float", found=answer) from None
 
 
-@check_of("12.2", "Count the bytes of a training step", minutes=10)
-def training_bytes(attempt: Callable) -> None:
-    """The bill over random plans; a part that is left out, or charged to what is frozen, is named."""
+@check_of("12.2", "Find the largest batch that fits a card", minutes=12)
+def largest_batch(attempt: Callable) -> None:
+    """Random plans; what the wrong bill takes, before the rows come, shows in how many of them fit."""
     rng = random.Random(1)
     plans = []
-    for weight_bytes in (4, 2, 1, 2, 4):
-        parameters = rng.randint(10**6, 10**7)
-        plans.append((parameters, rng.randint(10**3, 10**5), rng.randint(10**5, 10**6), weight_bytes))
-    plans.append((7_000, 7_000, 500, 2))  # all is trained
+    for weight_bytes in (4, 2, 1, 0.5, 2, 4):
+        parameters, row = rng.randint(10**6, 10**7), rng.randint(100, 200)
+        plans.append((20 * 10**7, parameters, rng.randint(10**5, 5 * 10**5), row, weight_bytes))
+    plans += [(200_000, 7_000, 7_000, 50, 2), (112_000 + 150, 7_000, 7_000, 50, 2)]  # all is trained; exactly 3 rows
+    plans += [(112_000 + 49, 7_000, 7_000, 50, 2), (100_000, 7_000, 7_000, 50, 2)]  # not one row; not the weights
     found = [attempt(*plan) for plan in plans]
     if found[0] is None:
         raise Wrong("12.2.none")
-    named: dict[str, Callable] = {
-        "one_moment": lambda n, t, a, w: (n - t) * w + 12 * t + a,  # or no gradient: one message names both
-        "no_moments": lambda n, t, a, w: (n - t) * w + 8 * t + a,
-        "no_activations": lambda n, t, a, w: (n - t) * w + 16 * t,
-        "frozen_moments": lambda n, t, a, w: n * w + 4 * t + 8 * n + a,
-        "all_frozen_too": lambda n, t, a, w: n * w + 12 * n + a,
-        "all_sixteen": lambda n, t, a, w: 16 * n + a,
-        "frozen_gradients": lambda n, t, a, w: (n - t) * w + 4 * t + 4 * n + 8 * t + a,
-        "trained_only": lambda n, t, a, w: 16 * t + a,
-        "trained_in_weight_bytes": lambda n, t, a, w: n * w + 12 * t + a,
-        "trained_twice": lambda n, t, a, w: n * w + 16 * t + a,
-        "all_in_weight_bytes": lambda n, t, a, w: (n + 3 * t) * w + a,
-        "activations_times_four": lambda n, t, a, w: (n - t) * w + 16 * t + 4 * a,
-        "bits": lambda n, t, a, w: 8 * ((n - t) * w + 16 * t + a),
-    }
 
-    def right(n, t, a, w):
-        return (n - t) * w + 16 * t + a
+    def rows(standing, c, r):
+        return max(0, int((c - standing) // r))
 
-    for key, wrong in named.items():
-        if all(answer == wrong(*plan) for answer, plan in zip(found, plans, strict=True)):
-            raise Wrong(f"12.2.{key}")
-    for answer, (n, t, a, w) in zip(found, plans, strict=True):
-        if answer != right(n, t, a, w):
-            raise Wrong("12.2.value", n=n, t=t, a=a, w=w, found=answer, right=right(n, t, a, w))
+    def right(c, n, t, r, w):
+        return rows((n - t) * w + 16 * t, c, r)
+
+    named: list[tuple[str, Callable]] = [
+        ("12.2.negative", lambda c, n, t, r, w: (c - (n - t) * w - 16 * t) // r),
+        ("12.2.not_whole", lambda c, n, t, r, w: (c - (n - t) * w - 16 * t) / r),
+        ("12.2.not_whole", lambda c, n, t, r, w: max(0, (c - (n - t) * w - 16 * t) / r)),
+        ("12.2.rounded", lambda c, n, t, r, w: max(0, round((c - (n - t) * w - 16 * t) / r))),
+        ("12.2.rounded_up", lambda c, n, t, r, w: max(0, -int(-(c - (n - t) * w - 16 * t) // r))),
+        ("12.2.one_moment", lambda c, n, t, r, w: rows((n - t) * w + 12 * t, c, r)),  # or no gradient
+        ("12.2.no_moments", lambda c, n, t, r, w: rows((n - t) * w + 8 * t, c, r)),
+        ("12.2.frozen_moments", lambda c, n, t, r, w: rows(n * w + 4 * t + 8 * n, c, r)),
+        ("12.2.all_frozen_too", lambda c, n, t, r, w: rows(n * w + 12 * n, c, r)),
+        ("12.2.all_sixteen", lambda c, n, t, r, w: rows(16 * n, c, r)),
+        ("12.2.frozen_gradients", lambda c, n, t, r, w: rows((n - t) * w + 12 * t + 4 * n, c, r)),
+        ("12.2.trained_only", lambda c, n, t, r, w: rows(16 * t, c, r)),
+        ("12.2.trained_in_weight_bytes", lambda c, n, t, r, w: rows(n * w + 12 * t, c, r)),
+        ("12.2.trained_twice", lambda c, n, t, r, w: rows(n * w + 16 * t, c, r)),
+        ("12.2.all_in_weight_bytes", lambda c, n, t, r, w: rows((n + 3 * t) * w, c, r)),
+        ("12.2.nothing_standing", lambda c, n, t, r, w: rows(0, c, r)),
+        ("12.2.row_times_four", lambda c, n, t, r, w: rows((n - t) * w + 16 * t, c, 4 * r)),
+    ]
+    rights = [right(*plan) for plan in plans]
+    if found == rights:
+        return
+    for key, wrong in named:
+        if all(abs(answer - wrong(*plan)) < 1e-6 for answer, plan in zip(found, plans, strict=True)):
+            raise Wrong(key)
+    for answer, value, (c, n, t, r, w) in zip(found, rights, plans, strict=True):
+        if answer != value:
+            raise Wrong("12.2.value", c=c, n=n, t=t, r=r, w=w, found=answer, right=value, standing=(n - t) * w + 16 * t)
 
 
 class Rows(list):

@@ -1,5 +1,6 @@
 """The checks of chapter 12: right answers in several forms pass, each typical wrong one gets its own name."""
 
+import math
 import random
 
 import pytest
@@ -8,69 +9,114 @@ from course_lib.exercises.registry import judge
 
 
 def by_formula(V, P, d, L):
-    return (V + P) * d + L * (12 * d**2 + 13 * d) + 2 * d
+    return (V + P + 2) * d + 2 * d + L * (12 * d**2 + 13 * d) + d * (d + 1)
 
 
 def by_parts(V, P, d, L):
     linear, norm = (lambda into, out: into * out + out), 2 * d
     block = 4 * linear(d, d) + linear(d, 4 * d) + linear(4 * d, d) + 2 * norm
-    return V * d + P * d + sum(block for _ in range(L)) + norm
+    return sum(rows * d for rows in (V, P, 2)) + norm + sum(block for _ in range(L)) + linear(d, d)
+
+
+def gpt2(V, P, d, L):
+    return (V + P) * d + L * (12 * d**2 + 13 * d) + 2 * d
 
 
 @pytest.mark.parametrize("answer", [by_formula, by_parts])
-def test_gpt2_parameters_accepts(answer):
+def test_bert_parameters_accepts(answer):
     assert judge("12.1", answer).status == "right"
+
+
+def test_the_count_is_transformers_bert():
+    import torch
+    from transformers import BertConfig, BertModel
+
+    sizes = {"hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 96}
+    with torch.device("meta"):
+        model = BertModel(BertConfig(**sizes, vocab_size=70, max_position_embeddings=19))
+    assert by_formula(70, 19, 24, 3) == sum(p.numel() for p in model.parameters())
 
 
 @pytest.mark.parametrize(
     ("key", "answer"),
     [
-        ("tied_twice", lambda V, P, d, L: by_formula(V, P, d, L) + V * d),
+        ("output", lambda V, P, d, L: by_formula(V, P, d, L) + V * d),
         ("no_positions", lambda V, P, d, L: by_formula(V, P, d, L) - P * d),
-        ("no_last_norm", lambda V, P, d, L: (V + P) * d + L * (12 * d**2 + 13 * d)),
-        ("no_norms", lambda V, P, d, L: (V + P) * d + L * (12 * d**2 + 9 * d)),
-        ("no_biases", lambda V, P, d, L: (V + P) * d + L * (12 * d**2 + 4 * d) + 2 * d),
-        ("no_output", lambda V, P, d, L: (V + P) * d + L * (11 * d**2 + 12 * d) + 2 * d),
-        ("one_way", lambda V, P, d, L: (V + P) * d + L * (8 * d**2 + 12 * d) + 2 * d),
-        ("one_block", lambda V, P, d, L: (V + P) * d + 12 * d**2 + 13 * d + 2 * d),
+        ("two_d", lambda V, P, d, L: (V + P) * d + 2 * d + L * (12 * d**2 + 13 * d) + d * (d + 1)),
+        ("four_d", lambda V, P, d, L: (V + P) * d + L * (12 * d**2 + 13 * d) + d * (d + 1)),
+        ("last_norm", lambda V, P, d, L: by_formula(V, P, d, L) + 2 * d),
+        ("no_pooler", lambda V, P, d, L: (V + P + 2) * d + 2 * d + L * (12 * d**2 + 13 * d)),
+        ("pooler_bias", lambda V, P, d, L: by_formula(V, P, d, L) - d),
+        ("like_gpt", gpt2),
+        ("no_tokens", lambda V, P, d, L: by_formula(0, P, d, L)),
+        ("no_block_norms", lambda V, P, d, L: by_formula(V, P, d, L) - L * 4 * d),
+        ("norm_gain_only", lambda V, P, d, L: by_formula(V, P, d, L) - L * 2 * d - d),
+        ("no_biases_at_all", lambda V, P, d, L: (V + P + 2) * d + d + L * (12 * d**2 + 2 * d) + d * d),
+        ("heads", lambda V, P, d, L: by_formula(V, P, d, L) + 11 * L * 4 * (d * d + d)),
+        ("no_norms", lambda V, P, d, L: (V + P + 2) * d + L * (12 * d**2 + 9 * d) + d * (d + 1)),
+        ("no_biases", lambda V, P, d, L: (V + P + 2) * d + 2 * d + L * (12 * d**2 + 4 * d) + d * d),
+        ("no_output", lambda V, P, d, L: by_formula(V, P, d, L) - L * d * (d + 1)),
+        ("one_way", lambda V, P, d, L: by_formula(V, P, d, L) - L * (4 * d * d + d)),
+        ("one_block", lambda V, P, d, L: by_formula(V, P, d, 1)),
         ("value", lambda V, P, d, L: 12 * L * d**2),
         ("float", lambda V, P, d, L: by_formula(V, P, d, L) / 1),
         ("none", lambda V, P, d, L: print(V)),
     ],
 )
-def test_gpt2_parameters_names(key, answer):
+def test_bert_parameters_names(key, answer):
     assert judge("12.1", answer).key == f"12.1.{key}"
 
 
-def by_sixteen(n, t, a, w):
-    return (n - t) * w + 16 * t + a
+def with_bill(bill):
+    """An answer to 12.2 that divides what a bill leaves of the card among the rows."""
+    return lambda c, n, t, r, w: max(0, int((c - bill(n, t, w)) // r))
 
 
-def by_list(n, t, a, w):
-    return sum([n * w - t * w, 4 * t, 4 * t, 4 * t, 4 * t, a])
+def by_sixteen(n, t, w):
+    return (n - t) * w + 16 * t
 
 
-@pytest.mark.parametrize("answer", [by_sixteen, by_list])
-def test_training_bytes_accepts(answer):
+def by_trial(card, parameters, trained, row, weight_bytes):
+    left, rows = card - sum([weight_bytes * (parameters - trained), *[4 * trained] * 4]), 0
+    rows = max(0, int(left / row) - 2)
+    while (rows + 1) * row <= left:
+        rows += 1
+    return rows
+
+
+@pytest.mark.parametrize("answer", [with_bill(by_sixteen), by_trial])
+def test_largest_batch_accepts(answer):
     assert judge("12.2", answer).status == "right"
+
+
+def test_largest_batch_accepts_a_float_that_is_whole():
+    assert judge("12.2", lambda *plan: float(with_bill(by_sixteen)(*plan))).status == "right"
 
 
 @pytest.mark.parametrize(
     ("key", "answer"),
     [
-        ("one_moment", lambda n, t, a, w: (n - t) * w + 12 * t + a),
-        ("no_moments", lambda n, t, a, w: (n - t) * w + 8 * t + a),
-        ("no_activations", lambda n, t, a, w: (n - t) * w + 16 * t),
-        ("all_sixteen", lambda n, t, a, w: 16 * n + a),
-        ("frozen_gradients", lambda n, t, a, w: (n - t) * w + 12 * t + 4 * n + a),
-        ("trained_only", lambda n, t, a, w: 16 * t + a),
-        ("trained_in_weight_bytes", lambda n, t, a, w: n * w + 12 * t + a),
-        ("trained_twice", lambda n, t, a, w: n * w + 16 * t + a),
-        ("bits", lambda n, t, a, w: 8 * by_sixteen(n, t, a, w)),
-        ("value", lambda n, t, a, w: 0),
+        ("one_moment", with_bill(lambda n, t, w: (n - t) * w + 12 * t)),
+        ("no_moments", with_bill(lambda n, t, w: (n - t) * w + 8 * t)),
+        ("all_sixteen", with_bill(lambda n, t, w: 16 * n)),
+        ("frozen_gradients", with_bill(lambda n, t, w: (n - t) * w + 12 * t + 4 * n)),
+        ("trained_only", with_bill(lambda n, t, w: 16 * t)),
+        ("trained_in_weight_bytes", with_bill(lambda n, t, w: n * w + 12 * t)),
+        ("trained_twice", with_bill(lambda n, t, w: n * w + 16 * t)),
+        ("frozen_moments", with_bill(lambda n, t, w: n * w + 4 * t + 8 * n)),
+        ("all_frozen_too", with_bill(lambda n, t, w: n * w + 12 * n)),
+        ("all_in_weight_bytes", with_bill(lambda n, t, w: (n + 3 * t) * w)),
+        ("row_times_four", lambda c, n, t, r, w: with_bill(by_sixteen)(c, n, t, 4 * r, w)),
+        ("nothing_standing", with_bill(lambda n, t, w: 0)),
+        ("negative", lambda c, n, t, r, w: int((c - by_sixteen(n, t, w)) // r)),
+        ("not_whole", lambda c, n, t, r, w: (c - by_sixteen(n, t, w)) / r),
+        ("rounded_up", lambda c, n, t, r, w: max(0, math.ceil((c - by_sixteen(n, t, w)) / r))),
+        ("rounded", lambda c, n, t, r, w: max(0, round((c - by_sixteen(n, t, w)) / r))),
+        ("value", lambda c, n, t, r, w: 0),
+        ("none", lambda *plan: print(len(plan))),
     ],
 )
-def test_training_bytes_names(key, answer):
+def test_largest_batch_names(key, answer):
     assert judge("12.2", answer).key == f"12.2.{key}"
 
 

@@ -40,6 +40,11 @@ def with_std(x, gain, bias, epsilon):
         ("no_bias", lambda x, g, b, e: by_mean(x, g, 0, e)),
         ("no_epsilon", lambda x, g, b, e: by_mean(x, g, b, 0)),
         ("rms", lambda x, g, b, e: g * x / (x.pow(2).mean(-1, keepdim=True) + e).sqrt() + b),
+        ("no_root", lambda x, g, b, e: g * by_mean(x, 1, 0, e) / (x.var(-1, correction=0)[..., None] + e).sqrt() + b),
+        ("no_mean", lambda x, g, b, e: g * x / (x.var(-1, correction=0, keepdim=True) + e).sqrt() + b),
+        ("neither", lambda x, g, b, e: by_mean(x, 1, 0, e)),
+        ("over_batch", lambda x, g, b, e: g * by_mean(x.flatten(0, 1).mT, 1, 0, e).mT.view(x.shape) + b),
+        ("over_row", lambda x, g, b, e: g * by_mean(x.flatten(1), 1, 0, e).view(x.shape) + b),
         ("over_time", lambda x, g, b, e: g * by_mean(x.mT, 1, 0, e).mT + b),
         ("over_all", lambda x, g, b, e: g * (x - x.mean()) / (x.var(unbiased=False) + e).sqrt() + b),
         ("length_one", lambda x, g, b, e: x / x.norm(dim=-1, keepdim=True)),
@@ -59,74 +64,98 @@ def test_writing_over_the_stream_is_named():
     assert judge("22.1", in_place).key == "22.1.in_place"
 
 
-def two_lines(x, norm1, attention, norm2, ffn):
-    x = x + attention(norm1(x))
-    return x + ffn(norm2(x))
+def two_lines(x, attention, norm1, ffn, norm2):
+    x = norm1(x + attention(x))
+    return norm2(x + ffn(x))
 
 
-def three_terms(x, norm1, attention, norm2, ffn):
-    a = attention(norm1(x))
-    m = ffn(norm2(x + a))
-    return sum([x, a, m])
+def with_names(x, attention, norm1, ffn, norm2):
+    after_attention = norm1(attention(x) + x)
+    return norm2(torch.stack([after_attention, ffn(after_attention)]).sum(0))
 
 
-@pytest.mark.parametrize("answer", [two_lines, three_terms])
-def test_pre_norm_block_accepts(answer):
+@pytest.mark.parametrize("answer", [two_lines, with_names])
+def test_post_norm_block_accepts(answer):
     assert judge("22.2", answer).status == "right"
+
+
+def same(x):
+    return x
 
 
 @pytest.mark.parametrize(
     ("key", "answer"),
     [
-        ("post_norm", lambda x, n1, a, n2, f: n2(n1(x + a(x)) + f(n1(x + a(x))))),
-        ("to_normalised", lambda x, n1, a, n2, f: two_lines(n1(x), lambda x: x, a, n2, f)),
-        ("parallel", lambda x, n1, a, n2, f: x + a(n1(x)) + f(n2(x))),
-        ("no_residual", lambda x, n1, a, n2, f: f(n2(a(n1(x))))),
-        ("no_second", lambda x, n1, a, n2, f: f(n2(x + a(n1(x))))),
-        ("from_start", lambda x, n1, a, n2, f: x + f(n2(x + a(n1(x))))),
-        ("one_norm", lambda x, n1, a, n2, f: two_lines(x, n1, a, n1, f)),
-        ("no_norms", lambda x, n1, a, n2, f: two_lines(x, lambda x: x, a, lambda x: x, f)),
-        ("no_second_norm", lambda x, n1, a, n2, f: two_lines(x, n1, a, lambda x: x, f)),
-        ("ffn_first", lambda x, n1, a, n2, f: two_lines(x, n2, f, n1, a)),
-        ("shape", lambda x, n1, a, n2, f: two_lines(x, n1, a, n2, f)[0]),
-        ("value", lambda x, n1, a, n2, f: two_lines(x, n1, a, n2, f) * 2),
+        ("pre_norm", lambda x, a, n1, f, n2: x + a(n1(x)) + f(n2(x + a(n1(x))))),
+        ("parallel", lambda x, a, n1, f, n2: n2(n1(x + a(x)) + f(x))),
+        ("no_residual", lambda x, a, n1, f, n2: n2(f(n1(a(x))))),
+        ("no_first", lambda x, a, n1, f, n2: n2(n1(a(x)) + f(n1(a(x))))),
+        ("no_second", lambda x, a, n1, f, n2: n2(f(n1(x + a(x))))),
+        ("norm_of_the_term", lambda x, a, n1, f, n2: x + n1(a(x)) + n2(f(x + n1(a(x))))),
+        ("from_start", lambda x, a, n1, f, n2: n2(x + f(n1(x + a(x))))),
+        ("from_unnormalised", lambda x, a, n1, f, n2: two_lines(x, a, same, f, n2)),
+        ("one_norm", lambda x, a, n1, f, n2: two_lines(x, a, n1, f, n1)),
+        ("swapped_norms", lambda x, a, n1, f, n2: two_lines(x, a, n2, f, n1)),
+        ("no_norms", lambda x, a, n1, f, n2: two_lines(x, a, same, f, same)),
+        ("no_second_norm", lambda x, a, n1, f, n2: two_lines(x, a, n1, f, same)),
+        ("ffn_first", lambda x, a, n1, f, n2: two_lines(x, f, n2, a, n1)),
+        ("first_only", lambda x, a, n1, f, n2: n1(x + a(x))),
+        ("shape", lambda *parts: two_lines(*parts)[0]),
+        ("value", lambda *parts: two_lines(*parts) * 2),
+        ("none", lambda *parts: print(len(parts))),
     ],
 )
-def test_pre_norm_block_names(key, answer):
+def test_post_norm_block_names(key, answer):
     assert judge("22.2", answer).key == f"22.2.{key}"
 
 
-def by_formula(d, k, f):
-    return 2 * d * d + 2 * d * k + 3 * d * f + 2 * d
+def block(d, k, n):
+    return 2 * d * d + 2 * d * k + 3 * d * n + 2 * d
 
 
-def by_list(d, k, f):
-    return sum(rows * columns for rows, columns in ((d, d), (d, k), (d, k), (d, d), (f, d), (f, d), (d, f), (2, d)))
+def by_formula(V, d, k, n, L):
+    return V * d + L * block(d, k, n) + d
+
+
+def by_list(V, d, k, n, L):
+    shapes = ((d, d), (d, k), (d, k), (d, d), (n, d), (n, d), (d, n), (2, d))
+    return sum(sum(rows * columns for rows, columns in shapes) for _ in range(L)) + (V + 1) * d
 
 
 @pytest.mark.parametrize("answer", [by_formula, by_list])
-def test_llama_block_accepts(answer):
+def test_llama_accepts(answer):
     assert judge("22.3", answer).status == "right"
 
 
 def test_the_count_is_smollm2s():
-    assert by_formula(576, 192, 1536) == 3_540_096
+    assert by_formula(49152, 576, 192, 1536, 30) == 134_515_008
 
 
 @pytest.mark.parametrize(
     ("key", "answer"),
     [
-        ("full_keys", lambda d, k, f: 4 * d * d + 3 * d * f + 2 * d),
-        ("no_gate", lambda d, k, f: by_formula(d, k, f) - d * f),
-        ("no_norms", lambda d, k, f: by_formula(d, k, f) - 2 * d),
-        ("layer_norms", lambda d, k, f: by_formula(d, k, f) + 2 * d),
-        ("gpt2", lambda d, k, f: 12 * d * d + 13 * d),
-        ("no_output", lambda d, k, f: by_formula(d, k, f) - d * d),
-        ("float", lambda d, k, f: by_formula(d, k, f) / 1),
-        ("value", lambda d, k, f: d * k * f),
+        ("full_keys", lambda V, d, k, n, L: by_formula(V, d, d, n, L)),
+        ("no_gate", lambda V, d, k, n, L: by_formula(V, d, k, n, L) - L * d * n),
+        ("no_norms", lambda V, d, k, n, L: by_formula(V, d, k, n, L) - L * 2 * d - d),
+        ("no_block_norms", lambda V, d, k, n, L: by_formula(V, d, k, n, L) - L * 2 * d),
+        ("no_last_norm", lambda V, d, k, n, L: by_formula(V, d, k, n, L) - d),
+        ("layer_norms", lambda V, d, k, n, L: by_formula(V, d, k, n, L) + L * 2 * d + d),
+        ("biases", lambda V, d, k, n, L: by_formula(V, d, k, n, L) + L * (2 * d + 2 * k + 2 * n + d)),
+        ("one_of_key_value", lambda V, d, k, n, L: by_formula(V, d, k, n, L) - L * d * k),
+        ("square_keys", lambda V, d, k, n, L: by_formula(V, d, k, n, L) + L * 2 * k * (k - d)),
+        ("output_from_keys", lambda V, d, k, n, L: by_formula(V, d, k, n, L) + L * d * (k - d)),
+        ("one_norm", lambda V, d, k, n, L: by_formula(V, d, k, n, L) - L * d),
+        ("like_gpt", lambda V, d, k, n, L: V * d + L * (12 * d * d + 13 * d) + d),
+        ("no_output", lambda V, d, k, n, L: by_formula(V, d, k, n, L) - L * d * d),
+        ("output", lambda V, d, k, n, L: by_formula(2 * V, d, k, n, L)),
+        ("no_tokens", lambda V, d, k, n, L: by_formula(0, d, k, n, L)),
+        ("one_block", lambda V, d, k, n, L: by_formula(V, d, k, n, 1)),
+        ("only_a_block", lambda V, d, k, n, L: block(d, k, n)),
+        ("float", lambda V, d, k, n, L: by_formula(V, d, k, n, L) / 1),
+        ("value", lambda V, d, k, n, L: d * k * n),
     ],
 )
-def test_llama_block_names(key, answer):
+def test_llama_names(key, answer):
     assert judge("22.3", answer).key == f"22.3.{key}"
 
 
