@@ -376,8 +376,8 @@ def test_recorded_states_are_the_base_s_but_for_what_the_head_reads(bases, ids):
 @pytest.mark.parametrize("family", ["llama", "qwen2", "gpt2", "t5"])
 @pytest.mark.parametrize("beams", [1, 3])
 def test_two_side_networks_and_others_generate_in_one_batch(family, beams):
-    tuned = attach(tiny(family), LadderSideTuning(4)).add(SideTuning(2), name="side").add(LadderSideTuning(1), name="wide")
-    tuned.add(PrefixTuning(3), name="prefix").add(PromptTuning(2), name="prompt")
+    tuned = attach(tiny(family), LadderSideTuning(4)).add(SideTuning(2), name="side")
+    tuned.add(LadderSideTuning(1), name="wide").add(PrefixTuning(3), name="prefix").add(PromptTuning(2), name="prompt")
     stir(tuned)
     ids = torch.randint(3, VOCABULARY, (7, 6), generator=torch.Generator().manual_seed(3))
     mask = torch.ones_like(ids)
