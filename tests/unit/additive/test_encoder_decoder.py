@@ -145,7 +145,7 @@ def test_a_prefix_stands_before_all_three_attentions_at_no_distance(t5, ids, att
         source = kwargs.get("key_value_states")
         source = x if source is None else source
         q, K, V = (t.unflatten(-1, split).transpose(1, 2) for t in (module.q(x), module.k(source), module.v(source)))
-        P_k, P_v = prefix.table().reshape(3, 7, 2, 4, 12)[:, number].permute(1, 2, 0, 3)
+        P_k, P_v = prefix().reshape(3, 7, 2, 4, 12)[:, number].permute(1, 2, 0, 3)
         scores = q @ K.transpose(-1, -2) + bias
         if 3 <= number < 5:  # the decoder's own attention
             scores = scores.masked_fill(torch.ones(6, 6).triu(1).bool(), -torch.inf)

@@ -19,7 +19,10 @@ each_row = pytest.mark.parametrize(("case", "family"), ROWS)
 ONCE = [(case, families[n % len(families)]) for n, (case, (_, families, _)) in enumerate(CASES.items())]
 ONCE.remove(next(pair for pair in ONCE if pair[0] == "full"))
 each_once = pytest.mark.parametrize(("case", "family"), ONCE)  # what costs more, on one family only
-STACKED = [pair for pair in ONCE if pair[0] not in ("prompt", "p-tuning", "p-tuning-lstm", "sum")]
+# Prompts are looked up row by row; side networks are networks of their own and run one after the other.
+STACKED = [
+    pair for pair in ONCE if pair[0] not in ("prompt", "p-tuning", "p-tuning-lstm", "sum", "side", "ladder")
+]
 
 
 class Operators(TorchDispatchMode):
@@ -69,12 +72,12 @@ def test_it_takes_no_more_operators_than_two_additions(models, case, family):
 
 @each_row
 def test_each_addition_gets_the_gradient_of_its_own_rows(models, case, family):
-    tuned, ids = many(models[family], CASES[case][0], 3), some_ids(7)
+    tuned, ids = many(models[family], CASES[case][0], 3).double(), some_ids(7)  # T5's scores are large: not in float32
     names = ["2", "0", None, "2", "0", "2", "1"]
 
     def gradients(rows):
         tuned.zero_grad(set_to_none=True)
-        call(tuned, ids[rows], additions=[names[row] for row in rows]).float().square().sum().backward()
+        call(tuned, ids[rows], additions=[names[row] for row in rows]).square().sum().backward()
         return {name: p.grad for name, p in tuned.additions.named_parameters() if p.grad is not None}
 
     together = gradients(list(range(7)))
@@ -83,7 +86,7 @@ def test_each_addition_gets_the_gradient_of_its_own_rows(models, case, family):
         own = {key: grad for key, grad in together.items() if key.startswith(f"{name}.")}
         assert own.keys() == alone.keys()
         for key, gradient in own.items():
-            assert (gradient - alone[key]).abs().max() <= 3e-4 * (1 + alone[key].abs().max()), key
+            assert (gradient - alone[key]).abs().max() <= 1e-5 * (1 + alone[key].abs().max()), key
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "bert"])
