@@ -283,7 +283,8 @@ class Tuned(nn.Module):
     def forward(self, *, additions: list[str | None] | None = None, states: Tensor | None = None, **batch):
         """The base's forward with additions; `additions` names one for each row (None: the base alone).
 
-        `states` (B, T, d), from `cache_below`, stand for what the blocks under the lowest addition compute.
+        `states` (B, T, d), from `cache_below`, stand for what the blocks under the lowest addition compute. A
+        `prompt_mask` (B, T) in the batch tells the prompt's positions from those of what is said after it.
         """
         with self._routed(additions, states):
             model, prepared = self._prepare(batch)
@@ -325,6 +326,7 @@ class Tuned(nn.Module):
         else:
             self._check_length(batch)
         self._think_ahead(prepared.inputs)
+        prepared.inputs = {key: value for key, value in prepared.inputs.items() if key != "prompt_mask"}
         given = prepared.inputs
         counted = self.layout.causal or prepared.length  # padding on the left, or before a shorter prompt
         counted = counted and not self.layout.family.relative_positions
@@ -341,7 +343,7 @@ class Tuned(nn.Module):
         ids, mask = batch.get("input_ids"), batch.get("attention_mask")
         self.route.memo["attention_mask"] = mask
         if ids is not None:
-            self.route.memo["prompt"] = torch.ones_like(ids) if mask is None else mask
+            self.route.memo["prompt"] = batch.get("prompt_mask", torch.ones_like(ids) if mask is None else mask)
             for (kind, _, block), slot in self.slots.items():
                 if kind == "attend" and block is None:
                     attention.prefixes(slot, ids)

@@ -98,6 +98,8 @@ def prepend(batch: dict[str, Tensor], embedding: PromptedEmbedding, start: int, 
             "pad on the right (tokenizer.padding_side = 'right')."
         )
     new["attention_mask"] = put(torch.ones_like(ids) if given is None else given, mask)
+    if batch.get("prompt_mask") is not None:
+        new["prompt_mask"] = put(batch["prompt_mask"], mask)
     if batch.get("token_type_ids") is not None:
         new["token_type_ids"] = put(batch["token_type_ids"], torch.zeros_like(mask))
     labels = batch.get("labels")

@@ -68,8 +68,10 @@ class Generation(Task):
     def collate(self, features: Sequence[dict], tokenizer) -> dict[str, Tensor]:
         """Padded on the left, so that targets end in the last column: only their scores are computed."""
         labels = padded([feature["labels"] for feature in features], UNLEARNT, "left")
+        batch = pad(features, tokenizer, labels, "left")
+        prompt = (labels == UNLEARNT) & batch["attention_mask"].bool()
         longest = int((labels != UNLEARNT).sum(1).max())
-        return {**pad(features, tokenizer, labels, "left"), "logits_to_keep": longest + 1}
+        return {**batch, "prompt_mask": prompt.long(), "logits_to_keep": longest + 1}
 
     def loss(self, output, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Cross-entropy, summed over the targets' tokens."""

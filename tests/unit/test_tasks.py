@@ -199,6 +199,8 @@ def test_only_the_target_is_learnt_and_its_loss_is_transformers(bases, family):
     assert batch["attention_mask"][:, -1].all()
     assert not batch["attention_mask"].all()
     assert batch["logits_to_keep"] == max(map(len, ends)) + 1 < batch["input_ids"].shape[1]
+    asked = [base.tokenizer(f"Say {row['source']} as:")["input_ids"] for row in PAIRS]
+    assert [ids[mask.bool()].tolist() for ids, mask in zip(batch["input_ids"], batch["prompt_mask"])] == asked
     with torch.no_grad():
         positions = (batch["attention_mask"].cumsum(1) - 1).clamp_min(0)
         output = base.model(**cl.tasks.inputs_of(batch), position_ids=positions)

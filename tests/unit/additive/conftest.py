@@ -70,7 +70,7 @@ def randomised(model):
 
 @pytest.fixture(scope="session")
 def models():
-    return {family: tiny(family) for family in ("llama", "gpt2", "bert", "t5")}
+    return {family: tiny(family) for family in ("llama", "gpt2", "bert", "t5", "roberta", "qwen2")}
 
 
 @pytest.fixture(autouse=True)

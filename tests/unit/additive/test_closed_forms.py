@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import stir, tiny
 
-from course_lib.additive import Compacter, LoReFT, PrefixTuning, attach
+from course_lib.additive import Compacter, LoReFT, PrefixTuning, PromptTuning, Sum, attach
 
 
 @pytest.mark.parametrize(("d", "r", "n"), [(32, 8, 4), (32, 4, 2), (32, 6, 1)])
@@ -30,6 +30,20 @@ def test_loreft_moves_h_inside_the_space_of_R_only(models):
     assert torch.allclose(new @ R.T, edit.linear(h), atol=1e-5)
     outside = torch.eye(32) - R.T @ R
     assert torch.allclose(new @ outside, h @ outside, atol=1e-5)
+
+
+@pytest.mark.parametrize("first", [None, PromptTuning(2)])
+def test_loreft_edits_the_prompt_in_training_as_in_generation(models, first):
+    """The first and the last position of the prompt, whether an answer follows it in the batch or is yet to be said."""
+    edit = LoReFT(2, first=1, last=1)
+    tuned = stir(attach(models["llama"], edit if first is None else Sum(first, edit)))
+    ids = torch.randint(3, 97, (2, 8), generator=torch.Generator().manual_seed(1))
+    mask = torch.tensor([[1] * 8, [0, 0] + [1] * 6])
+    prompt = mask * torch.tensor([1, 1, 1, 1, 1, 0, 0, 0])
+    together = tuned(input_ids=ids, attention_mask=mask, prompt_mask=prompt).logits[:, 4]
+    alone = tuned(input_ids=ids[:, :5], attention_mask=mask[:, :5]).logits[:, 4]
+    assert torch.allclose(together, alone, atol=1e-5)
+    assert not torch.allclose(tuned(input_ids=ids, attention_mask=mask).logits[:, 4], alone, atol=1e-3)
 
 
 @pytest.mark.parametrize("length", [1, 7])

@@ -39,40 +39,42 @@ from course_lib.architectures import FAMILIES, Layout
 
 DECODERS = ("llama", "gpt2")
 ALL = (*DECODERS, "bert", "t5")
+MORE = (*ALL, "roberta", "qwen2")  # where RoBERTa's first position and Qwen2's biases could matter
 CASES = {  # name: (method, families, identity at init: exact difference allowed, or None where it does not hold)
     "parallel-ffn": (ParallelAdapter(4), ALL, 0.0),
     "parallel-attention": (ParallelAdapter(4, where="attention"), ALL, 0.0),
     "pfeiffer": (BottleneckAdapter(4), ALL, None),
-    "houlsby": (BottleneckAdapter(4, placement="houlsby"), ALL, 0.2),
+    "houlsby": (BottleneckAdapter(4, placement="houlsby"), MORE, 0.2),
     "adapterdrop": (BottleneckAdapter(4, skip_layers=1), ALL, None),
-    "prompt": (PromptTuning(5), ALL, None),
+    "prompt": (PromptTuning(5), MORE, None),
     "vocabulary-bias": (VocabularyBias(), (*DECODERS, "t5"), 0.0),
-    "sum": (Sum(PromptTuning(3), ParallelAdapter(4)), ALL, None),
-    "ia3": (IA3(), ALL, 0.0),
+    "sum": (Sum(PromptTuning(3), ParallelAdapter(4)), MORE, None),
+    "ia3": (IA3(), MORE, 0.0),
     "lora": (LoRA(2), ALL, 0.0),
-    "lora-all": (LoRA(2, targets=("query", "key", "value", "output", "ffn_in", "ffn_out")), ALL, 0.0),
-    "bitfit": (BitFit(), ("gpt2", "bert"), 0.0),
-    "norms": (LayerNormTuning(), ALL, 0.0),
-    "prefix": (PrefixTuning(4, hidden=6), ALL, None),
+    "lora-all": (LoRA(2, targets=("query", "key", "value", "output", "ffn_in", "ffn_out")), MORE, 0.0),
+    "bitfit": (BitFit(), ("gpt2", "bert", "roberta", "qwen2"), 0.0),
+    "norms": (LayerNormTuning(), MORE, 0.0),
+    "prefix": (PrefixTuning(4, hidden=6), MORE, None),
     "prefix-direct": (PrefixTuning(4, hidden=None), ALL, None),
-    "llama-adapter": (LlamaAdapter(4), (*DECODERS, "bert"), 0.0),
-    "p-tuning": (PTuning(4), ALL, None),
+    "llama-adapter": (LlamaAdapter(4), (*DECODERS, "bert", "qwen2"), 0.0),
+    "p-tuning": (PTuning(4), MORE, None),
     "p-tuning-lstm": (PTuning(4, encoder="lstm", hidden=8), ALL, None),
     "compacter": (Compacter(8, n=4), ALL, None),
     "loreft": (LoReFT(2, first=2, last=3), ALL, None),
     "loreft-one": (LoReFT(3, first=0, last=1, layers=(1,)), ALL, None),
-    "mix-and-match": (MixAndMatch(3, 6, 12), ALL, None),
+    "mix-and-match": (MixAndMatch(3, 6, 12), MORE, None),
     **{f"fusion-{family}": (fused(family), (family,), None) for family in ALL},
-    "unipelt": (UniPELT(3, 6, 4, 2), (*DECODERS, "bert"), None),
+    "unipelt": (UniPELT(3, 6, 4, 2), (*DECODERS, "bert", "roberta"), None),
     "side": (SideTuning(4), ALL, None),
-    "ladder": (LadderSideTuning(2), ALL, None),
+    "ladder": (LadderSideTuning(2), MORE, None),
     "full": (FullFineTuning(), ALL, 0.0),
 }
 GRID = [(name, family) for name, (_, families, _) in CASES.items() for family in families]
 ROWS = [pair for pair in GRID if pair[0] != "full"]  # methods whose rows may differ in one batch
 every = pytest.mark.parametrize(("case", "family"), GRID)
 each_row = pytest.mark.parametrize(("case", "family"), ROWS)
-generating = pytest.mark.parametrize(("case", "family"), [pair for pair in ROWS if pair[1] in DECODERS])
+WRITERS = (*DECODERS, "qwen2")
+generating = pytest.mark.parametrize(("case", "family"), [pair for pair in ROWS if pair[1] in WRITERS])
 
 
 def call(tuned, ids, **more):
@@ -221,7 +223,7 @@ def test_named_additions_are_switched(models, ids, case, family):
         tuned.use("second")
 
 
-@pytest.mark.parametrize(("case", "family"), [pair for pair in GRID if pair[1] in DECODERS])
+@pytest.mark.parametrize(("case", "family"), [pair for pair in GRID if pair[1] in WRITERS])
 def test_left_and_right_padding_agree(models, ids, case, family):
     tuned = stir(attach(models[family], CASES[case][0]))
     pads = torch.zeros(3, 4, dtype=ids.dtype)
