@@ -109,3 +109,10 @@ def test_a_text_too_long_for_the_model_is_a_sentence():
 def test_windows_guess_every_token_once():
     cut = lms.windows(torch.arange(100), 9)
     assert torch.cat([window["input_ids"][1:] for window in cut]).tolist() == list(range(1, 100))
+
+
+def test_it_compiles_as_one_graph():
+    model, ids = small("llama").eval(), IDS[:20].repeat(2, 1)
+    plain = model(ids)
+    model.compile(backend="eager", fullgraph=True)
+    torch.testing.assert_close(model(ids), plain, atol=1e-5, rtol=1e-5)
