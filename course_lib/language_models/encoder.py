@@ -34,6 +34,8 @@ class EncoderConfig:
 class Encoder(nn.Module):
     """ids (B, T) -> logits (B, T, V): at each position, scores for the token that stands THERE."""
 
+    reads_both_ways = True
+
     def __init__(self, config: EncoderConfig | None = None, **options):
         super().__init__()
         self.config = c = config or EncoderConfig(**options)

@@ -102,11 +102,17 @@ def bits_after_shuffling(
 
 
 @contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[nn.Module]:
-    """Dropout off inside, and as it was afterwards."""
-    before = model.training
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """A model that is asked for next tokens: dropout off inside, and every module as it was afterwards."""
+    if getattr(model, "reads_both_ways", False):
+        raise CourseError(
+            f"{type(model).__name__} sees the whole text, the next token included, so its guesses of that token say "
+            "nothing. Take a model that reads from left to right: NGram, Convolution, Recurrent, GPT."
+        )
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        yield model
+        yield
     finally:
-        model.train(before)
+        for module, training in modes:
+            module.training = training

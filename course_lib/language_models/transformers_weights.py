@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 Pairs = Iterator[tuple[list[str], list[str]]]
 ACTIVATIONS = {"gelu": "gelu", "gelu-tanh": "gelu_new", "relu": "relu", "silu": "silu"}
+OURS = {theirs: ours for ours, theirs in ACTIVATIONS.items()}
 
 
 def to_transformers(model: GPT | Encoder, tokenizer=None) -> PreTrainedModel:
@@ -74,39 +75,57 @@ def from_transformers(model: PreTrainedModel) -> GPT | Encoder:
 
     A bare BertModel, such as MiniLM, gives an Encoder whose head over the vocabulary is freshly drawn.
     """
-    c, kind = model.config, model.config.model_type
+    c, kind, name = model.config, model.config.model_type, type(model).__name__
+    require_same_function(model)
     common = {
         "vocabulary": c.vocab_size, "context": c.max_position_embeddings, "width": c.hidden_size,
         "layers": c.num_hidden_layers, "heads": c.num_attention_heads,
     }  # fmt: skip
-    ours = {theirs: name for name, theirs in ACTIVATIONS.items()}
-    if type(model).__name__ == "GPT2LMHeadModel":
+    activation = OURS[c.activation_function if kind == "gpt2" else c.hidden_act]
+    if kind == "gpt2":
         own = GPT(
-            **common, ffn_width=c.n_inner, activation=ours[c.activation_function], epsilon=c.layer_norm_epsilon,
+            **common, ffn_width=c.n_inner, activation=activation, epsilon=c.layer_norm_epsilon,
             tied=c.tie_word_embeddings, dropout=c.resid_pdrop,
         )  # fmt: skip
-    elif type(model).__name__ == "LlamaForCausalLM" and c.rope_parameters["rope_type"] == "default":
+    elif kind == "llama":
         own = GPT(
-            **common, ffn_width=c.intermediate_size, activation=ours[c.hidden_act], epsilon=c.rms_norm_eps, gated=True,
+            **common, ffn_width=c.intermediate_size, activation=activation, epsilon=c.rms_norm_eps, gated=True,
             norm="rms", positions="rotary", rotary_base=c.rope_parameters["rope_theta"], bias=False,
             key_value_heads=c.num_key_value_heads, tied=c.tie_word_embeddings,
         )  # fmt: skip
-    elif type(model).__name__ in ("BertForMaskedLM", "BertModel"):
+    else:
         own = Encoder(
-            **common, ffn_width=c.intermediate_size, activation=ours[c.hidden_act], epsilon=c.layer_norm_eps,
+            **common, ffn_width=c.intermediate_size, activation=activation, epsilon=c.layer_norm_eps,
             segments=c.type_vocab_size, dropout=c.hidden_dropout_prob,
         )  # fmt: skip
-    else:
-        raise CourseError(
-            f"The course has no model that computes what {type(model).__name__} does; it has those of GPT2LMHeadModel, "
-            "LlamaForCausalLM, BertForMaskedLM and BertModel."
-        )
     corresponding = pairs(kind, c.num_hidden_layers, c.tie_word_embeddings)
-    if type(model).__name__ == "BertModel":
+    if name == "BertModel":
         bare = ((ours, [name.removeprefix("bert.") for name in theirs]) for ours, theirs in corresponding)
         corresponding = ((ours, theirs) for ours, theirs in bare if not theirs[0].startswith("cls."))
     copy(corresponding, own, model, from_theirs=True)
     return own.eval()
+
+
+def require_same_function(model: PreTrainedModel) -> None:
+    """Raise CourseError unless the course has a model that computes what this one does, variants included."""
+    c, name = model.config, type(model).__name__
+    plain = {
+        "GPT2LMHeadModel": lambda: (
+            c.scale_attn_weights and not c.scale_attn_by_inverse_layer_idx and not c.add_cross_attention
+            and c.activation_function in OURS
+        ),
+        "LlamaForCausalLM": lambda: (
+            c.rope_parameters["rope_type"] == "default" and not c.attention_bias and not c.mlp_bias
+            and c.head_dim * c.num_attention_heads == c.hidden_size and c.hidden_act in OURS
+        ),
+        "BertForMaskedLM": lambda: c.hidden_act in OURS and c.tie_word_embeddings,
+        "BertModel": lambda: c.hidden_act in OURS and not c.is_decoder,
+    }  # fmt: skip
+    if name not in plain or not plain[name]():
+        raise CourseError(
+            f"The course has no model that computes what this {name} does; it has those of {', '.join(plain)} without "
+            "their variants (other positions, biases in Llama, heads of another width, rare activations)."
+        )
 
 
 def kind_of(model: nn.Module) -> str:

@@ -106,6 +106,12 @@ def test_a_text_too_long_for_the_model_is_a_sentence():
         lms.windows(IDS[:100], 128)
 
 
+def test_an_encoder_is_not_asked_for_the_next_token():
+    for ask in (lms.surprise, lms.perplexity, lambda model, ids: lms.generate(model, ids, 3)):
+        with pytest.raises(CourseError, match="sees the whole text"):
+            ask(lms.Encoder(width=8, layers=1, heads=1), "abc")
+
+
 def test_windows_guess_every_token_once():
     cut = lms.windows(torch.arange(100), 9)
     assert torch.cat([window["input_ids"][1:] for window in cut]).tolist() == list(range(1, 100))

@@ -132,12 +132,23 @@ def test_weights_come_back_from_transformers(name):
 def test_a_mixture_has_no_twin():
     with pytest.raises(CourseError, match="No class of transformers"):
         lms.to_transformers(lms.GPT(width=8, heads=2, norm="rms"))
-    config = transformers.GPTNeoConfig(
-        vocab_size=10, hidden_size=8, num_layers=1, num_heads=1, attention_types=[[["global"], 1]],
-        bos_token_id=None, eos_token_id=None,
-    )  # fmt: skip
-    with pytest.raises(CourseError, match="what GPTNeoForCausalLM does"):
-        lms.from_transformers(transformers.GPTNeoForCausalLM(config))
+
+
+@pytest.mark.parametrize(("kind", "options"), [
+    ("GPTNeo", {"num_layers": 1, "num_heads": 1, "attention_types": [[["global"], 1]]}),
+    ("Llama", {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}}),
+    ("Llama", {"attention_bias": True}),
+    ("Llama", {"head_dim": 16}),
+    ("Llama", {"hidden_act": "gelu_fast"}),
+    ("GPT2", {"scale_attn_by_inverse_layer_idx": True}),
+])  # fmt: skip
+def test_another_function_is_refused(kind, options):
+    sizes = {"vocab_size": 10, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    sizes |= {"intermediate_size": 8} if kind == "Llama" else {}
+    config = getattr(transformers, f"{kind}Config")(**(sizes | options), bos_token_id=None, eos_token_id=None)
+    name = "GPT2LMHeadModel" if kind == "GPT2" else f"{kind}ForCausalLM"
+    with pytest.raises(CourseError, match=f"what this {name} does"):
+        lms.from_transformers(getattr(transformers, name)(config))
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama-grouped"])
@@ -236,6 +247,7 @@ def torchs_transformer(own):
     return theirs.eval(), corresponding
 
 
+@pytest.mark.filterwarnings("ignore:enable_nested_tensor")
 @pytest.mark.parametrize(("width", "heads", "layers", "activation"), [(16, 4, 2, "relu"), (12, 1, 3, "gelu")])
 @pytest.mark.parametrize("padded", [False, True])
 def test_encoder_decoder_is_torchs_transformer(width, heads, layers, activation, padded):
