@@ -78,7 +78,7 @@ def _measure(chosen: Experiment, point: Point) -> dict[str, Any]:
     except Exception as error:
         outcome = {"error": f"{type(error).__name__}: {error}"}
     seconds = round(time.perf_counter() - begun, 1)
-    return {"point": dict(point), **outcome, "seconds": seconds, "commit": _commit(), "machine": _machine()}
+    return {"point": dict(point), **outcome, "seconds": seconds, "commit": code_commit(), "machine": machine()}
 
 
 def _repeat(chosen: Experiment, grid: list[Point]) -> int:
@@ -110,12 +110,16 @@ def _content(chosen: Experiment) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     else:
         content = {"rows": []}
-    provenance = {
-        "command": f"python -m course_lib experiment {chosen.name}",
+    made = {"command": f"python -m course_lib experiment {chosen.name}", **provenance()}
+    return {"name": chosen.name, "about": chosen.about, "provenance": made, "rows": content["rows"]}
+
+
+def provenance() -> dict[str, Any]:
+    """The versions of Python and of the packages that decide the numbers."""
+    return {
         "python": platform.python_version(),
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
     }
-    return {"name": chosen.name, "about": chosen.about, "provenance": provenance, "rows": content["rows"]}
 
 
 def _stored_points(content: dict[str, Any]) -> set[str]:
@@ -146,7 +150,7 @@ def _text(point: Point) -> str:
     return " ".join(f"{key}={value}" for key, value in point.items())
 
 
-def _commit() -> str:
+def code_commit() -> str:
     """The commit the code stands at; "+" if tracked code differs from it."""
 
     def git(*arguments: str) -> str:
@@ -158,7 +162,7 @@ def _commit() -> str:
     return (git("rev-parse", "--short=10", "HEAD") or "unknown") + ("+" if changed else "")
 
 
-def _machine() -> str:
+def machine() -> str:
     """The processor, device and number format; no name of the machine."""
     where = runtime.where()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30

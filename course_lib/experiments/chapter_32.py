@@ -1,0 +1,196 @@
+"""Chapter 32: the course's own GPT, trained once and kept under data/models; and how loss falls with size and text."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from course_lib.experiments.registry import experiment
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerFast
+
+KINDS = ("chat", "docs", "code")
+END = "<|end|>"  # closes every document
+MERGES = 2048 - 256 - 1
+CONTEXT, BATCH, RATE = 256, 8, 2e-3
+SIZES = {"width": 192, "layers": 4, "heads": 6}
+HELD_OUT = 50_000  # bytes of each kind's test split that are scored
+SAMPLE = 5  # documents of each kind whose loss a test computes again
+# Conversations hold a few addresses and telephone numbers of real people: a model need not learn those.
+CONTACT = re.compile(r"\S+@\S+|https?://\S+|www\.\S+|\+?\d[\d ().-]{5,}\d")
+
+
+def model_folder() -> Path:
+    from course_lib.runtime import root
+
+    return root() / "data" / "models" / "course-gpt"
+
+
+def documents(split: str) -> dict[str, list[str]]:
+    """Texts of one split by kind: conversations, documentation, functions. All may be used and passed on.
+
+    A docstring stands in its module's file, too, so documentation follows the split of the code it belongs to.
+    """
+    from course_lib.corpora import load_data
+
+    files, docstrings = load_data("python-code", unit="files"), load_data("python-docs")
+    module_split = {row["module"]: part for part in files for row in files[part].select_columns("module")}
+    docs = [
+        f"{row['summary']}\n\n{row['text']}"
+        for part in docstrings for row in docstrings[part]
+        if module_split.get(module_of(row["name"], module_split)) == split
+    ]  # fmt: skip
+    return {
+        "chat": [CONTACT.sub("<hidden>", text) for text in load_data("chat")[split]["text"]],
+        "docs": docs + list(load_data("python-docs", kind="topics")[split]["text"]),
+        "code": list(load_data("python-code")[split]["code"]),
+    }
+
+
+def module_of(name: str, modules: dict[str, str]) -> str:
+    """The longest beginning of a dotted name that is a module; "" if none is."""
+    while name and name not in modules:
+        name = name.rpartition(".")[0]
+    return name
+
+
+def tokenizer_of(texts: list[str]) -> PreTrainedTokenizerFast:
+    """A byte-level BPE learnt from `texts`, with one special token: the end of a document."""
+    from transformers import PreTrainedTokenizerFast
+
+    from course_lib.language_models.bpe import BPE
+
+    fast = BPE.train(texts, MERGES).fast()
+    fast.add_special_tokens([END])
+    return PreTrainedTokenizerFast(tokenizer_object=fast, eos_token=END, bos_token=END, pad_token=END)
+
+
+def joined(texts: list[str], tokenizer: PreTrainedTokenizerFast) -> torch.Tensor:
+    """The ids of all texts, each behind an end token, as one long text (N,)."""
+    import torch
+
+    rows = tokenizer([END + text for text in texts])["input_ids"]
+    return torch.tensor([i for row in rows for i in row])
+
+
+@experiment(
+    "32-course-gpt",
+    about="The course's GPT (4 layers, width 192, 2,048 tokens), once through chat, python-docs and python-code: bits "
+    "per byte of test text, beside 5-grams of bytes counted on the same. Writes data/models/course-gpt.",
+    grid=[{"model": "course-gpt", "seed": 0}],
+    minutes=25,
+)
+def course_gpt(model: str, seed: int) -> dict[str, float]:
+    """`chat`, `docs`, `code`: bits per byte of the stored bfloat16 weights; `ngram_chat` and so on: of the 5-gram."""
+    import torch
+
+    from course_lib import language_models as lms
+    from course_lib import runtime, tasks
+    from course_lib.training import fit
+
+    train, validation, test = (documents(split) for split in ("train", "validation", "test"))
+    tokenizer = tokenizer_of([text for kind in KINDS for text in train[kind]])
+    rows = [w for kind in KINDS for w in lms.windows(joined(train[kind], tokenizer), CONTEXT)]
+    held = [w for kind in KINDS for w in lms.windows(joined(validation[kind], tokenizer)[: 40 * CONTEXT], CONTEXT)]
+    runtime.seed(seed)
+    net, begun = lms.GPT(vocabulary=len(tokenizer), context=CONTEXT, **SIZES), time.perf_counter()
+    history = fit(
+        net, {"train": rows, "validation": held}, task=tasks.NextToken(), batch_size=BATCH, learning_rate=RATE,
+        weight_decay=0.1, evaluate_every=100, dtype="float32", seed=seed, progress=False, checkpoint_every=100,
+        folder=runtime.cache_dir() / "runs" / model, resume=True,
+    )  # fmt: skip
+    folder = lms.save(net, model_folder(), tokenizer, dtype=torch.bfloat16)
+    stored = lms.load(folder)
+    count = lms.NGram(order=5).fit("\n".join(text for kind in KINDS for text in train[kind]).encode())
+    measured = {"parameters": net.num_parameters(), "tokens": sum(history.tokens), "seconds": history.seconds}
+    for kind in KINDS:
+        text = "\n".join(test[kind])[:HELD_OUT]
+        measured[kind] = lms.bits_per_byte(stored, text, tokenizer=tokenizer)
+        measured[f"ngram_{kind}"] = lms.bits_per_byte(count, text)
+    write_provenance(folder, stored, tokenizer, train, test, history, time.perf_counter() - begun)
+    return measured
+
+
+def write_provenance(folder: Path, stored, tokenizer, train, test, history, seconds: float) -> None:
+    """training.json: what made these files, how the loss fell, and losses that a test computes again."""
+    from course_lib import language_models as lms
+    from course_lib.experiments import runner
+
+    samples = {}
+    for kind in KINDS:
+        text = sample(test[kind])
+        samples[kind] = {"sha256": sha256(text.encode()), "bits_per_byte": lms.bits_per_byte(
+            stored, text, tokenizer=tokenizer
+        )}  # fmt: skip
+    about = {
+        "command": "python -m course_lib experiment 32-course-gpt", "commit": runner.code_commit(),
+        "machine": runner.machine(), **runner.provenance(), "seconds": round(seconds),
+        "licence": "the course's own weights, MIT; trained on chat (MIT), python-docs and python-code (PSF licence)",
+        "text": {kind: {
+            "documents": len(train[kind]), "bytes": sum(len(text.encode()) for text in train[kind]),
+            "sha256": sha256("\n".join(train[kind]).encode()),
+        } for kind in KINDS},
+        "validation": {"step": history.validation_step, "nats_per_token": history.validation_loss},
+        "samples": samples,
+        "files": {path.name: sha256(path.read_bytes()) for path in sorted(folder.iterdir()) if path.suffix != ".md"
+                  and path.name != "training.json"},
+    }  # fmt: skip
+    (folder / "training.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+
+
+def sample(texts: list[str]) -> str:
+    """The first documents of a split, cut to a few hundred bytes each: a small held-out text."""
+    return "\n".join(text[:400] for text in texts[:SAMPLE])
+
+
+def sha256(raw: bytes) -> str:
+    return hashlib.sha256(raw).hexdigest()
+
+
+# --- size, text and loss ---------------------------------------------------------------------------------------------
+
+SMALL = {"small": (32, 2), "middle": (64, 2), "large": (96, 4)}  # name -> width, layers
+BUDGETS = (400_000, 1_200_000, 3_600_000)  # bytes, each read once
+HELD = ("held-out", (128, 4), 7_200_000)  # larger than all and with more to read: to be predicted
+
+
+def scaling_grid() -> Iterator[dict]:
+    for seed in range(3):
+        yield from ({"model": name, "bytes": budget, "seed": seed} for name in SMALL for budget in BUDGETS)
+        if seed < 2:
+            yield {"model": HELD[0], "bytes": HELD[2], "seed": seed}
+
+
+@experiment(
+    "32-scaling",
+    about="GPTs of bytes in three sizes on three amounts of chat, each byte read once, and a fourth size on a fourth "
+    "amount: bits per byte of test text.",
+    grid=list(scaling_grid()),
+    minutes=35,
+)
+def scaling(model: str, bytes: int, seed: int) -> dict[str, float]:  # noqa: A002 - the grid's word
+    """`parameters` counts the blocks alone, without the tables of tokens and positions."""
+    from course_lib import language_models as lms
+    from course_lib import runtime, tasks
+    from course_lib.training import fit
+
+    width, layers = HELD[1] if model == HELD[0] else SMALL[model]
+    runtime.seed(seed)
+    net = lms.GPT(vocabulary=256, context=128, width=width, layers=layers, heads=width // 16)
+    ids = lms.as_ids("\n\n".join(documents("train")["chat"]).encode()[:bytes])
+    history = fit(
+        net, lms.windows(ids, 128), task=tasks.NextToken(), batch_size=8, learning_rate=2e-3 * (192 / width) ** 0.5,
+        weight_decay=0.1, dtype="float32", seed=seed, progress=False,
+    )  # fmt: skip
+    text = "\n\n".join(documents("test")["chat"])[:HELD_OUT]
+    return {
+        "bits_per_byte": lms.bits_per_byte(net, text), "seconds": history.seconds,
+        "parameters": sum(p.numel() for block in net.blocks for p in block.parameters()),
+    }  # fmt: skip
