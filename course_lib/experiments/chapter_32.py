@@ -157,8 +157,8 @@ def sha256(raw: bytes) -> str:
 # --- size, text and loss ---------------------------------------------------------------------------------------------
 
 SMALL = {"small": (32, 2), "middle": (64, 2), "large": (96, 4)}  # name -> width, layers
-BUDGETS = (400_000, 1_200_000, 3_600_000)  # bytes, each read once
-HELD = ("held-out", (128, 4), 7_200_000)  # larger than all and with more to read: to be predicted
+BUDGETS = (300_000, 900_000, 2_700_000)  # bytes, each read once
+HELD = ("held-out", (128, 4), 5_400_000)  # larger than all and with more to read: to be predicted
 
 
 def scaling_grid() -> Iterator[dict]:
