@@ -316,34 +316,42 @@ class Tuned(nn.Module):
 
     def _prepare(self, batch: dict, positions: bool = True) -> tuple[nn.Module, prompts.Prepared]:
         """The module to call and its inputs: prompts put in, positions counted from the mask on decoders."""
-        batch = {key: value for key, value in batch.items() if value is not None}
+        if positions:  # to generate, None says something: eos_token_id=None means never to stop
+            batch = {key: value for key, value in batch.items() if value is not None}
         model = self._model_in_use()
         embedding = self.layout.embedding
+        seen = self._seen(batch) if positions else 0
         prepared = prompts.Prepared(batch)
         if isinstance(embedding, prompts.PromptedEmbedding) and any(n in embedding.prompts for n in self.route.names()):
             used = next(embedding.prompts[n] for n in self.route.names() if n in embedding.prompts)
-            prepared = prompts.prepend(batch, embedding, used.start(self.layout), self.layout)
+            prepared = prompts.prepend(batch, embedding, used.start(self.layout), self.layout, seen)
         else:
             self._check_length(batch)
-        self._think_ahead(prepared.inputs)
+        self._think_ahead(prepared.inputs, seen)
         prepared.inputs = {key: value for key, value in prepared.inputs.items() if key != "prompt_mask"}
         given = prepared.inputs
         counted = self.layout.causal or prepared.length  # padding on the left, or before a shorter prompt
         counted = counted and not self.layout.family.relative_positions
-        said = given.keys() & {"position_ids", "past_key_values"} or "attention_mask" not in given
+        said = "position_ids" in given or "attention_mask" not in given
         if positions and counted and not said:
             position_ids = (given["attention_mask"].cumsum(-1) - 1).clamp_min(0) + self.layout.first_position
-            prepared.inputs = dict(given, position_ids=position_ids)
+            prepared.inputs = dict(given, position_ids=position_ids[:, seen:])
         if self.recomputing:
             prepared.inputs = dict(prepared.inputs, use_cache=False)  # a block run twice would fill its cache twice
         return model, prepared
 
-    def _think_ahead(self, batch: dict) -> None:
+    def _seen(self, batch: dict) -> int:
+        """How many positions a cache holds from earlier calls, over which this one goes on."""
+        past = batch.get("past_key_values")
+        return 0 if past is None or self.layout.encoder_decoder else int(past.get_seq_length())
+
+    def _think_ahead(self, batch: dict, seen: int) -> None:
         """Let additions compute what they need once a call, before the first block."""
         ids, mask = batch.get("input_ids"), batch.get("attention_mask")
         self.route.memo["attention_mask"] = mask
         if ids is not None:
-            self.route.memo["prompt"] = batch.get("prompt_mask", torch.ones_like(ids) if mask is None else mask)
+            written = batch.get("prompt_mask", torch.ones_like(ids) if mask is None else mask)
+            self.route.memo["prompt"] = torch.zeros_like(ids) if seen else written
             for (kind, _, block), slot in self.slots.items():
                 if kind == "attend" and block is None:
                     attention.prefixes(slot, ids)

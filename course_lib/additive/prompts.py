@@ -55,11 +55,14 @@ class Prepared:
     outputs: tuple[str, ...] = ()  # what has an entry a position in the answer
 
 
-def prepend(batch: dict[str, Tensor], embedding: PromptedEmbedding, start: int, layout: Layout) -> Prepared:
+def prepend(
+    batch: dict[str, Tensor], embedding: PromptedEmbedding, start: int, layout: Layout, seen: int = 0
+) -> Prepared:
     """Put each row's prompt into input_ids (B, T), attention_mask, token_type_ids and token labels.
 
     `start` is 0, or 1 where the first token must stay first ([CLS]). Rows with a shorter prompt are padded and
     masked on the left of it. An encoder-decoder's prompt is its encoder's: what the decoder reads and says stays.
+    Where a cache holds `seen` positions already, the prompt is among them, and only the mask speaks of it.
     Raises CourseError where the longer input has no positions.
     """
     route, prompts = embedding.route, embedding.prompts
@@ -71,7 +74,7 @@ def prepend(batch: dict[str, Tensor], embedding: PromptedEmbedding, start: int, 
         offsets[name] = offset
         offset += prompts[name].length
     p, longest = max(prompts[name].length for name in names), layout.longest
-    if longest is not None and T + p > longest:
+    if longest is not None and T + (seen or p) > longest:
         raise CourseError(
             f"The text has {T} tokens and the prompt {p}: {T + p} positions, but this model has {longest}. "
             f"Cut the text to {longest - p} tokens or take a shorter prompt."
@@ -86,6 +89,9 @@ def prepend(batch: dict[str, Tensor], embedding: PromptedEmbedding, start: int, 
             length = prompts[name].length
             virtual[row, p - length:] = torch.arange(offsets[name], offsets[name] + length, device=ids.device)
             mask[row, p - length:] = 1
+    if seen:
+        text = batch.get("attention_mask", ids.new_ones(B, seen - p + T))
+        return Prepared(dict(batch, attention_mask=torch.cat([mask, text.to(mask.dtype)], dim=1)))
 
     def put(tensor: Tensor, block: Tensor) -> Tensor:
         return torch.cat([tensor[:, :start], block.to(tensor.dtype), tensor[:, start:]], dim=1)
