@@ -3,7 +3,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; 
 	$$p -c '' 2>/dev/null && { echo $$p; exit; }; done; echo python3)
 BOOTSTRAP = $(PYTHON) bootstrap.py
 
-.PHONY: help lab test notebooks run fetch doctor clean test-browser test-colab
+.PHONY: help lab test notebooks run fetch doctor clean bench test-browser test-colab
 
 help:
 	@echo "make lab [PORT=8888]         set up and open JupyterLab on the first notebook"
@@ -13,6 +13,7 @@ help:
 	@echo "make fetch [ALL=1]           fetch the core sources (ALL=1: the large ones too)"
 	@echo "make doctor                  say what is here and what is missing"
 	@echo "make clean [ALL=1]           remove .venv and leftovers (ALL=1: fetched sources and models too)"
+	@echo "make bench [ONLY=steps]         measure beside peft and store it, on a quiet machine (QUICK=1: a smoke test)"
 	@echo "make test-browser            run a notebook in JupyterLab in headless Chromium"
 	@echo "make test-colab              try the notebooks' first cell as Colab would run it"
 
@@ -27,6 +28,9 @@ run:
 
 fetch:
 	@$(BOOTSTRAP) fetch $(if $(ALL),all)
+
+bench:
+	@$(BOOTSTRAP) bench $(if $(QUICK),--quick) $(ONLY)
 
 clean:
 	@$(BOOTSTRAP) clean $(if $(ALL),--all)

@@ -71,6 +71,9 @@ def main():
         ("doctor", "say what is here and what is missing"),
     ):
         commands.add_parser(name, help=text).add_argument("arguments", nargs="*")
+    bench = commands.add_parser("bench", help="measure speed and memory beside peft")
+    bench.add_argument("--quick", action="store_true", help="a smoke test: nothing is stored")
+    bench.add_argument("sections", nargs="*", help="some sections (default: all)")
     clean = commands.add_parser("clean", help="remove .venv and leftovers; your notebooks and progress stay")
     clean.add_argument("--all", action="store_true", help="also the sources and trained models in data/cache")
     commands.add_parser("colab", help="on Colab: install the course and fetch its sources")
@@ -92,6 +95,9 @@ def main():
         return open_lab(options)
     if options.command == "test":
         return run_tests()
+    if options.command == "bench":
+        quick = ["--quick"] if options.quick else []
+        return call(PYTHON, "benchmarks/bench.py", *quick, *options.sections, quiet_hub=True)
     if options.command == "test-browser":
         return run_browser_test()
     if options.command == "test-colab":

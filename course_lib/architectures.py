@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 HEADS = ("classifier", "score", "classification_head")  # what transformers' families call a task's head
+OVERRIDDEN = ("forward", "_get_logits_processor", "_get_stopping_criteria")  # of a module, where an addition acts
 ROLES = (
     "query", "key", "value", "output", "ffn_in", "ffn_out", "query_key_value",
     "cross_query", "cross_key", "cross_value", "cross_output",  # a decoder's attention to what the encoder says
@@ -314,4 +315,6 @@ def own_copy(module: nn.Module) -> nn.Module:
     for part in new.modules():
         part._forward_hooks.clear()
         part._forward_pre_hooks.clear()
+        for method in OVERRIDDEN:
+            part.__dict__.pop(method, None)
     return new

@@ -296,6 +296,9 @@ class Tuned(nn.Module):
         with self._routed(additions, None):
             model, prepared = self._prepare({"input_ids": input_ids, **options}, positions=False)
             self._check_length(prepared.inputs, options.get("max_new_tokens") or 0)
+            if not self.layout.encoder_decoder:  # lengths are the text's
+                for limit in prepared.inputs.keys() & {"max_length", "min_length"}:
+                    prepared.inputs[limit] += prepared.length
             answer = model.generate(**prepared.inputs)
         if self.layout.encoder_decoder:  # the prompt was read by the encoder: no part of what was written
             return answer
@@ -466,7 +469,7 @@ class Tuned(nn.Module):
         addition = self.additions[self._known(self.route.default)]
         if addition.method.why_no_merge:
             raise CourseError(f"{type(addition.method).__name__} cannot be merged: {addition.method.why_no_merge}.")
-        merged = own_copy(self.model)
+        merged = own_copy(self.base if self.task is None else self.task.with_head(self.base, self.tokenizer))
         layout = Layout(merged)
         for site, module in addition.at(*{site.kind for site in addition.sites}):
             module.merge_into(layout, site)

@@ -135,7 +135,7 @@ class LowRank(nn.Module):
         nn.init.kaiming_uniform_(self.A, a=5**0.5)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.scaling * (self.dropout(x) @ self.A.T @ self.B.T)  # (B, T, in) -> (B, T, r) -> (B, T, out)
+        return self.scaling * (self.dropout(x) @ self.A.T) @ self.B.T  # (B, T, in) -> (B, T, r) -> (B, T, out)
 
     def merge_into(self, layout: Layout, site: Site) -> None:
         """W + (alpha / r) B A, computed in float32."""

@@ -7,6 +7,7 @@ and rows with prompts of different length need nothing special.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import torch
@@ -34,14 +35,25 @@ class PromptedEmbedding(nn.Embedding):
         return new
 
     def forward(self, ids: Tensor) -> Tensor:
-        used = [self.prompts[name] for name in self.route.names() if name in self.prompts]
-        if not used or ids.shape[-1] == 1:  # one id at a time: decoding, after the prompt has been read
+        table = self.table()
+        if table is None or ids.shape[-1] == 1:  # one id at a time: decoding, after the prompt has been read
             return super().forward(ids)
         virtual = ids - self.num_embeddings  # (B, T), >= 0 at the prompt
-        table = torch.cat([prompt() for prompt in used])  # (sum of p, d)
         known = super().forward(ids.clamp_max(self.num_embeddings - 1))
-        inside = virtual.clamp(0, len(table) - 1)
-        return torch.where((virtual >= 0)[..., None], table[inside].to(known.dtype), known)
+        own = nn.functional.embedding(virtual.clamp(0, len(table) - 1), table).to(known.dtype)
+        return torch.where((virtual >= 0)[..., None], own, known)
+
+    def table(self) -> Tensor | None:
+        """The vectors of the prompts in use, one after the other, (sum of p, d), computed once a call."""
+        used = [self.prompts[name] for name in self.route.names() if name in self.prompts]
+        return self.route.once("prompts", lambda: torch.cat([prompt() for prompt in used])) if used else None
+
+    def readable(self, ids: Tensor) -> Tensor:
+        """ids (B, T) in which the row's first word stands for its virtual ones: no penalty or ban is the harder for a
+        word that is there already, and positions stay."""
+        real = ids < self.num_embeddings
+        first = ids.gather(1, real.int().argmax(1, keepdim=True))
+        return torch.where(real, ids, first)
 
 
 @dataclass
@@ -69,11 +81,10 @@ def prepend(
     names = [name for name in route.names() if name in prompts]
     ids = batch["input_ids"]
     B, T = ids.shape
-    offsets, offset = {}, embedding.num_embeddings
-    for name in names:
-        offsets[name] = offset
-        offset += prompts[name].length
-    p, longest = max(prompts[name].length for name in names), layout.longest
+    embedding.table()  # before the model runs: what comes below is then free to be compiled or run twice
+    lengths = {name: prompts[name].length for name in names}
+    offsets = dict(zip(names, itertools.accumulate(lengths.values(), initial=embedding.num_embeddings)))
+    p, longest = max(lengths.values()), layout.longest
     if longest is not None and T + (seen or p) > longest:
         raise CourseError(
             f"The text has {T} tokens and the prompt {p}: {T + p} positions, but this model has {longest}. "
@@ -82,16 +93,13 @@ def prepend(
     rows = route.rows if isinstance(route.rows, tuple) else (route.rows,) * B
     if len(rows) != B:
         raise CourseError(f"additions= names {len(rows)} rows, but the batch has {B}.")
-    virtual = ids.new_zeros(B, p)
-    mask = ids.new_zeros(B, p)
-    for row, name in enumerate(rows):
-        if name in prompts:
-            length = prompts[name].length
-            virtual[row, p - length:] = torch.arange(offsets[name], offsets[name] + length, device=ids.device)
-            mask[row, p - length:] = 1
+    words = {name: [0] * (p - n) + list(range(offsets[name], offsets[name] + n)) for name, n in lengths.items()}
+    virtual = torch.tensor([words.get(name, [0] * p) for name in rows], device=ids.device)  # (B, p)
+    mask = (virtual > 0).to(ids.dtype)
     if seen:
         text = batch.get("attention_mask", ids.new_ones(B, seen - p + T))
         return Prepared(dict(batch, attention_mask=torch.cat([mask, text.to(mask.dtype)], dim=1)))
+    virtual = torch.where(virtual > 0, virtual, ids[:, :1])  # a word that is there: nobody sees it, penalties count it
 
     def put(tensor: Tensor, block: Tensor) -> Tensor:
         return torch.cat([tensor[:, :start], block.to(tensor.dtype), tensor[:, start:]], dim=1)
@@ -145,4 +153,30 @@ def owner_embedding(layout: Layout, route: Route) -> PromptedEmbedding:
     parent, _, leaf = layout.family.embedding.rpartition(".")
     prompted = PromptedEmbedding.over(present, route)
     setattr(layout.body.get_submodule(parent), leaf, prompted)
+    if hasattr(layout.model, "generate"):
+        _let_generation_read(layout.model, prompted)
     return prompted
+
+
+def _let_generation_read(model: nn.Module, embedding: PromptedEmbedding) -> None:
+    """Penalties, bans and stop words look at the ids while they are generated: show them ids of the vocabulary."""
+    from transformers import LogitsProcessorList, StoppingCriteriaList
+
+    class Processors(LogitsProcessorList):
+        def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs) -> Tensor:
+            return super().__call__(embedding.readable(input_ids), scores, **kwargs)
+
+    class Criteria(StoppingCriteriaList):
+        def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs) -> Tensor:
+            return super().__call__(embedding.readable(input_ids), scores, **kwargs)
+
+    def processors(*args, encoder_input_ids: Tensor | None = None, **kwargs) -> Processors:
+        ids = encoder_input_ids
+        if ids is not None and not ids.is_floating_point():
+            kwargs["encoder_input_ids"] = embedding.readable(ids)
+        return Processors(type(model)._get_logits_processor(model, *args, **kwargs))
+
+    def criteria(*args, **kwargs) -> Criteria:
+        return Criteria(type(model)._get_stopping_criteria(model, *args, **kwargs))
+
+    model._get_logits_processor, model._get_stopping_criteria = processors, criteria

@@ -219,7 +219,7 @@ def insert(site: Site, slot: Slot, layout: Layout) -> list[Callable[[], None]]:
     if kind == "logits":
         return [_on_result(layout.lm_head, slot.add)]
     if kind == "instead":
-        return [_on_result(layout.model.get_submodule(site.where), slot.instead)]
+        return [_in_place_of(layout.model.get_submodule(site.where), slot)]
     if kind == "attend":
         return attention.insert(site, slot, layout)
     if kind == "side":
@@ -248,6 +248,20 @@ def insert(site: Site, slot: Slot, layout: Layout) -> list[Callable[[], None]]:
     if kind == "beside":
         return [_on_result(body.get_submodule(paths.result), slot.add)]
     raise ValueError(f"{kind!r} is not a kind of site")
+
+
+def _in_place_of(module: nn.Module, slot: Slot) -> Callable[[], None]:
+    """Let an addition's module answer for the base's, which is not even run where it would answer for all rows."""
+
+    def forward(x: Tensor) -> Tensor:
+        found = slot.present(x)
+        if len(found) == 1 and found[0].rows is None:
+            own = found[0](x)
+            return own if torch.is_autocast_enabled(x.device.type) else own.to(x.dtype)
+        return slot.instead(type(module).forward(module, x), x)
+
+    module.forward = forward
+    return lambda: module.__dict__.pop("forward", None)
 
 
 def _on_result(module: nn.Module, change: Callable[[Tensor, Tensor], Tensor]) -> Callable[[], None]:

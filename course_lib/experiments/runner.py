@@ -158,7 +158,7 @@ def code_commit() -> str:
         done = subprocess.run(words, capture_output=True, text=True, check=False)
         return done.stdout.strip()
 
-    changed = git("status", "--porcelain", "--untracked-files=no", "--", "course_lib")
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", "course_lib", "benchmarks")
     return (git("rev-parse", "--short=10", "HEAD") or "unknown") + ("+" if changed else "")
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from test_contract import CASES, ROWS, call
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from course_lib.additive import IA3, LoRA, ParallelAdapter, PrefixTuning, PromptTuning, Sum, attach
+from course_lib.additive import IA3, LayerNormTuning, LoRA, ParallelAdapter, PrefixTuning, PromptTuning, Sum, attach
 from course_lib.additive.lora import LowRank
 from course_lib.additive.mixed_rows import groups_of
 from course_lib.tasks import Classification
@@ -137,6 +137,19 @@ def test_beams_of_mixed_rows_are_those_of_each_row(models, case):
     for row, name in enumerate(names):
         single = {"attention_mask": mask[row : row + 1], "additions": [name]}
         assert torch.equal(together[row], tuned.generate(ids[row : row + 1], **single, **options)[0])
+
+
+def test_an_own_norm_is_run_in_place_of_the_bases(models, ids):
+    tuned = attach(models["bert"], LayerNormTuning())
+
+    def operators():
+        with torch.no_grad(), Operators() as counted:
+            call(tuned, ids)
+        return counted.count
+
+    own = operators()
+    with tuned.disabled():
+        assert own == operators()
 
 
 def test_the_stack_follows_the_parameters(models, ids):
