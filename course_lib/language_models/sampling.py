@@ -29,7 +29,8 @@ def next_token_probabilities(
     logits = logits.float()
     if temperature == 0:
         return torch.zeros_like(logits).scatter(-1, logits.argmax(-1, keepdim=True), 1.0)
-    ordered, tokens = (logits / temperature).softmax(-1).sort(dim=-1, descending=True)
+    ordered, tokens = logits.sort(dim=-1, descending=True, stable=True)  # of logits: probabilities may round to ties
+    ordered = (ordered / temperature).softmax(-1)
     if top_k is not None:
         ordered[..., top_k:] = 0.0
         ordered = ordered / ordered.sum(-1, keepdim=True)

@@ -50,7 +50,11 @@ def test_what_is_drawn_from_is_a_distribution(logits, top_p, top_k, temperature)
     p = lms.next_token_probabilities(logits, temperature, top_k, top_p)
     assert p.sum().item() == pytest.approx(1, abs=1e-5)
     assert 1 <= (p > 0).sum() <= top_k
-    assert p[logits.argmax()] == p.max()
+    assert logits[p.argmax()] == logits.max()
+
+
+def test_logits_whose_probabilities_round_to_a_tie():
+    assert lms.next_token_probabilities(torch.tensor([-2.2e-16, 0.0]), top_k=1).tolist() == [0.0, 1.0]
 
 
 def test_senseless_options_are_sentences():
