@@ -1,6 +1,7 @@
 """What course_lib imports stands in pyproject.toml: a package that comes along with another one may go with it."""
 
 import ast
+import functools
 import re
 import sys
 import tomllib
@@ -20,6 +21,12 @@ def distribution(name: str) -> str:
     return re.sub(r"[-_.]+", "-", re.match(r"[\w.-]+", name).group()).lower()
 
 
+@functools.cache
+def owners() -> dict[str, list[str]]:
+    return dict(packages_distributions())
+
+
+@functools.cache
 def declared() -> tuple[set[str], set[str]]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     lab = project["optional-dependencies"]["lab"]
@@ -43,9 +50,9 @@ def files():
 
 @pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(ROOT / "course_lib")))
 def test_imports_are_declared(path):
-    owners, (library, lab) = packages_distributions(), declared()
+    library, lab = declared()
     for module in imported(path):
-        names = {distribution(name) for name in owners.get(module, [module])}
+        names = {distribution(name) for name in owners().get(module, [module])}
         allowed = library | (lab & LAB_ONLY.get(path.name, set()))
         assert names & allowed, f"{path.name} imports {module} of {names}, which pyproject.toml does not name"
 
