@@ -470,7 +470,8 @@ class Tuned(nn.Module):
         if addition.method.why_no_merge:
             raise CourseError(f"{type(addition.method).__name__} cannot be merged: {addition.method.why_no_merge}.")
         merged = own_copy(self.base if self.task is None else self.task.with_head(self.base, self.tokenizer))
-        layout = Layout(merged)
+        moved = next(self.model.parameters())
+        layout = Layout(merged.to(moved.device, torch.promote_types(moved.dtype, torch.float32)))
         for site, module in addition.at(*{site.kind for site in addition.sites}):
             module.merge_into(layout, site)
         if addition.head is not None:

@@ -22,7 +22,7 @@ from course_lib.additive import (
     PromptTuning,
     attach,
 )
-from course_lib.architectures import Layout
+from course_lib.architectures import Layout, own_copy
 
 FAMILIES = ("llama", "qwen2", "gpt2", "bert", "roberta")
 every = pytest.mark.parametrize("family", FAMILIES)
@@ -63,10 +63,7 @@ def trained(model, method, batch, task=None):
 @torch.no_grad()
 def absorbed(tuned):
     """A plain copy of the model with the addition inside its weights, all of which may learn."""
-    model = copy.deepcopy(tuned.model)
-    for part in model.modules():
-        part._forward_hooks.clear()
-        part._forward_pre_hooks.clear()
+    model = own_copy(tuned.model)
     layout = Layout(model)
     for site, module in addition_of(tuned).at(*{site.kind for site in addition_of(tuned).sites}):
         module.merge_into(layout, site)
