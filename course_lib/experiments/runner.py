@@ -19,7 +19,7 @@ from course_lib.experiments.registry import Experiment, Point, all_experiments, 
 from course_lib.experiments.store import Results, path_of
 from course_lib.runtime import CourseError
 
-PACKAGES = ("torch", "transformers", "accelerate", "datasets", "numpy")
+PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "numpy")
 
 
 def command(name: str | None, *, show: bool = False, only: list[str] | None = None, again: bool = False) -> int:
