@@ -114,31 +114,30 @@ def course_gpt(model: str, seed: int) -> dict[str, float]:
         text = "\n".join(test[kind])[:HELD_OUT]
         measured[kind] = lms.bits_per_byte(stored, text, tokenizer=tokenizer)
         measured[f"ngram_{kind}"] = lms.bits_per_byte(count, text)
-    write_provenance(folder, stored, tokenizer, train, test, history, time.perf_counter() - begun)
+    samples = {kind: sample(test[kind]) for kind in KINDS}
+    write_provenance(
+        folder, "32-course-gpt", train, time.perf_counter() - begun,
+        validation={"step": history.validation_step, "nats_per_token": history.validation_loss},
+        samples={kind: {
+            "sha256": sha256(text.encode()), "bits_per_byte": lms.bits_per_byte(stored, text, tokenizer=tokenizer)
+        } for kind, text in samples.items()},
+    )  # fmt: skip
     return measured
 
 
-def write_provenance(folder: Path, stored, tokenizer, train, test, history, seconds: float) -> None:
-    """training.json: what made these files, how the loss fell, and losses that a test computes again."""
-    from course_lib import language_models as lms
+def write_provenance(folder: Path, name: str, train: dict, seconds: float, **more) -> None:
+    """training.json: what made the files of a model of the course, from which text; `more` says how it went."""
     from course_lib.experiments import runner
 
-    samples = {}
-    for kind in KINDS:
-        text = sample(test[kind])
-        samples[kind] = {"sha256": sha256(text.encode()), "bits_per_byte": lms.bits_per_byte(
-            stored, text, tokenizer=tokenizer
-        )}  # fmt: skip
     about = {
-        "command": "python -m course_lib experiment 32-course-gpt", "commit": runner.code_commit(),
+        "command": f"python -m course_lib experiment {name}", "commit": runner.code_commit(),
         "machine": runner.machine(), **runner.provenance(), "seconds": round(seconds),
         "licence": "the course's own weights, MIT; trained on chat (MIT), python-docs and python-code (PSF licence)",
         "text": {kind: {
             "documents": len(train[kind]), "bytes": sum(len(text.encode()) for text in train[kind]),
             "sha256": sha256("\n".join(train[kind]).encode()),
         } for kind in KINDS},
-        "validation": {"step": history.validation_step, "nats_per_token": history.validation_loss},
-        "samples": samples,
+        **more,
         "files": {path.name: sha256(path.read_bytes()) for path in sorted(folder.iterdir()) if path.suffix != ".md"
                   and path.name != "training.json"},
     }  # fmt: skip
