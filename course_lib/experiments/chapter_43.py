@@ -6,13 +6,14 @@ from course_lib.experiments.registry import experiment
 
 SEEDS = range(5)
 SWEEP_SEED = 100  # not among the five
-REVIEWS, VALIDATION, TEST = 128, 100, 150
+REVIEWS, VALIDATION, TEST = 128, 100, 100
 WORDS = (5, 12)  # reviews of so many words
 BATCH = 8
 TEXT = "Is the following movie review negative or positive? Answer with one of these words."
 RATES = (0.01, 0.03, 0.1, 0.3)  # tried on the validation split, with 16 vectors
-CHOSEN = {"vocabulary": 0.03, "text": 0.03, "random": 0.03}
-LENGTHS = (1, 4, 16, 48)
+# The smallest rate within one standard error (.036) of the best on the validation split.
+CHOSEN = {"vocabulary": 0.01, "text": 0.01, "random": 0.03}
+OTHER_LENGTHS = (4, 1, 48)
 
 
 def prompted(init: str, length: int, seed: int, learning_rate: float, split: str, count: int) -> dict[str, float]:
@@ -74,10 +75,10 @@ def learning_rates(init: str, learning_rate: float, seed: int) -> dict[str, floa
 
 @experiment(
     "43-prompts",
-    about="SmolLM2, a soft prompt, 128 short movie reviews once: 150 test reviews, by length and by beginning.",
+    about="SmolLM2, a soft prompt, 128 short movie reviews once: 100 test reviews, by length and by beginning.",
     grid=[
-        *({"init": "vocabulary", "length": length, "seed": seed} for length in LENGTHS for seed in SEEDS),
-        *({"init": init, "length": 16, "seed": seed} for init in ("text", "random") for seed in SEEDS),
+        *({"init": init, "length": 16, "seed": seed} for init in CHOSEN for seed in SEEDS),
+        *({"init": "vocabulary", "length": length, "seed": seed} for length in OTHER_LENGTHS for seed in SEEDS),
     ],
     minutes=40,
 )
