@@ -69,9 +69,9 @@ def grid() -> Iterator[dict]:
     for size in (*SIZES, LARGEST):
         yield from ({"model": f"{order}-gram", "bytes": size, "seed": 0} for order in ORDERS)  # nothing is drawn
     first, others = NEURAL[:3], NEURAL[3:]
-    for size, names in (
-        (SIZES[0], first), (SIZES[1], first), (SIZES[0], others), (SIZES[2], first), (SIZES[1], others), (SIZES[2], others),
-    ):  # fmt: skip
+    small, middle, large = SIZES
+    parts = (small, first), (middle, first), (small, others), (large, first), (middle, others), (large, others)
+    for size, names in parts:
         yield from ({"model": name, "bytes": size, "seed": seed} for name in names for seed in SEEDS)
     yield from ({"model": name, "bytes": LARGEST, "seed": seed} for name in ("convolution", "lstm") for seed in SEEDS)
 
