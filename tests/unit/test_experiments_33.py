@@ -55,6 +55,10 @@ def test_the_encoder_is_trained_and_written_with_its_provenance(tiny):
     assert type(base.model).__name__ == "BertModel"
     assert base.tokenizer.mask_token == "<mask>"
     assert len(base.tokenizer) == 280
+    chapter_33.tokenizer.cache_clear()  # now the kept one is read, and it is the same
+    both = (chapter_33.tokenizer(), chapter_33.learnt_tokenizer())
+    kept, learnt = (words("the <mask> sat on")["input_ids"] for words in both)
+    assert kept == learnt
     again = cl.language_models.load(tiny / "course-bert")  # with the head over the vocabulary, which a base leaves out
     rows = cl.tasks.MaskedTokens().fixed(chapter_33.rows_of([chapter_33.sample(["the cat " * 40])]), base.tokenizer)
     assert 0 <= chapter_33.guesses(again, rows)["right"] <= 1
@@ -93,6 +97,19 @@ def test_the_two_models_differ_in_what_they_see_alone(tiny):
     alone = masked.states(ids[:1, :6])
     real = torch.tensor([[1] * 6 + [0] * 4, [1] * 10])
     torch.testing.assert_close(masked.states(ids, real)[:1, :6], alone)
+
+
+def test_scoring_the_hidden_alone_changes_neither_loss_nor_gradients(tiny):
+    texts = ["the cat sat " * 9, "on the mat " * 5]
+    rows = cl.tasks.MaskedTokens().fixed(chapter_33.rows_of(texts), chapter_33.tokenizer())
+    for net in (chapter_33.model_of("masked"), cl.language_models.Encoder(vocabulary=280, **chapter_33.SIZES)):
+        found = []
+        for model, task in ((net, cl.tasks.MaskedTokens()), chapter_33.asked_only(net)):
+            batch = task.collate(rows, chapter_33.tokenizer())
+            loss, units = task.loss(model(**cl.tasks.inputs_of(batch)), batch)
+            gradients = torch.autograd.grad(loss, list(net.parameters()), allow_unused=True)
+            found.append((loss, torch.as_tensor(units), [g for g in gradients if g is not None]))
+        torch.testing.assert_close(found[0], found[1])
 
 
 def test_names_have_the_roles_that_the_parser_gives():
