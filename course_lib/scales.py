@@ -45,6 +45,16 @@ SIZES: dict[str, dict[str, dict[str, object]]] = {
             "prompt_rows": 64, "prompt_test_rows": 128, "curve_rows": 256,
         },
     },
+    "44": {
+        "laptop": {
+            "words": 10, "rows": 192, "test": 256, "epochs": 3, "ladder_epochs": 5, "spam": 96, "memory_rows": 2,
+            "memory_tokens": 32, "news": 6, "news_tokens": 24,
+        },
+        "gpu": {
+            "words": 1000, "rows": 2000, "test": 1569, "epochs": 3, "ladder_epochs": 5, "spam": 256, "memory_rows": 8,
+            "memory_tokens": 128, "news": 32, "news_tokens": 64,
+        },
+    },
 }
 
 
