@@ -6,7 +6,7 @@ definition it reparametrises weights, though in the forward pass it adds.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +16,7 @@ from ..architectures import Layout
 from ..runtime import CourseError
 from . import checks
 from .base import Method
-from .peft_files import peft_path, target_names, targeted_roles
+from .peft_files import peft_path, target_names, targeted
 from .sites import Site
 
 PEFT_VALUES = {"bias": ("none",), "init_lora_weights": (True, "gaussian", "eva", "orthogonal")}  # others move the base
@@ -24,7 +24,8 @@ PEFT_VALUES = {"bias": ("none",), "init_lora_weights": (True, "gaussian", "eva",
 
 @dataclass(frozen=True)
 class LoRA(Method):
-    """`rank` r, `alpha`, and the `targets` by role; `dropout` acts on x.
+    """`rank` r, `alpha`, and the `targets` by role; `dropout` acts on x; `layers` are the numbers of the blocks (None:
+    all).
 
     "query", "key", "value" and "output" are those of self-attention; in a decoder beside an encoder the other
     attention's are "cross_query", "cross_key", "cross_value" and "cross_output".
@@ -34,13 +35,15 @@ class LoRA(Method):
     alpha: float = 16.0
     targets: tuple[str, ...] = ("query", "value")
     dropout: float = 0.0
+    layers: tuple[int, ...] | None = None
 
     family = "reparametrised"
     paper = "Hu et al. 2022"
     formula = "W x + (alpha / r) B A x"
     count = "q, v: L r (3 d + k)"
     peft_type = "LORA"
-    peft_fields = ("r", "lora_alpha", "lora_dropout", "use_rslora", "megatron_core", "qalora_group_size")
+    peft_fields = ("r", "lora_alpha", "lora_dropout", "use_rslora", "megatron_core", "qalora_group_size",
+                   "layers_to_transform")  # fmt: skip
     peft_values = PEFT_VALUES
     why_no_merge = None
 
@@ -53,11 +56,16 @@ class LoRA(Method):
             )
         if not 0 <= self.dropout < 1:
             raise CourseError(f"LoRA was given dropout={self.dropout}: it must lie between 0 and 1.")
+        checks.layers(self)
+
+    def blocks(self, layout: Layout) -> Sequence[int]:
+        """The numbers of the blocks that it acts in."""
+        return checks.blocks(self, layout.num_layers)
 
     def place(self, layout: Layout) -> Iterator[tuple[Site, nn.Module]]:
         for role in self.targets:
             layout.require_role(role)
-        for block in range(layout.num_layers):
+        for block in self.blocks(layout):
             for role in self.targets:
                 if layout.plays(block, role):
                     out, into = layout.projection(block, role).size
@@ -69,9 +77,9 @@ class LoRA(Method):
         peft has one rank for all, so beside a fused matrix the others' A and B are filled up with zeros.
         """
         tensors, targets = {}, set()
-        modules = [self._by_module(layout, block) for block in range(layout.num_layers)]
-        fused = max(len(roles) for by_path in modules for roles in by_path.values())
-        for block, by_path in enumerate(modules):
+        modules = {block: self._by_module(layout, block) for block in self.blocks(layout)}
+        fused = max(len(roles) for by_path in modules.values() for roles in by_path.values())
+        for block, by_path in modules.items():
             for path, roles in by_path.items():
                 targets.add(path)
                 first = layout.projection(block, roles[0])
@@ -99,7 +107,7 @@ class LoRA(Method):
 
     @classmethod
     def from_peft(cls, config: dict, state: dict[str, Tensor], layout: Layout) -> LoRA:
-        targets = targeted_roles(layout, config["target_modules"])
+        targets, layers = targeted(layout, config["target_modules"], config.get("layers_to_transform"))
         if not targets:
             known = sorted({path for stack in layout.stacks for path in stack.roles.values()})
             raise CourseError(
@@ -109,11 +117,11 @@ class LoRA(Method):
         rank, alpha = config["r"], config["lora_alpha"]
         if config.get("use_rslora"):  # which scales by alpha / sqrt(r)
             alpha *= rank**0.5
-        return cls(rank, alpha, targets, config.get("lora_dropout", 0.0))
+        return cls(rank, alpha, targets, config.get("lora_dropout", 0.0), layers)
 
     def state_from_peft(self, layout: Layout, state: dict[str, Tensor]) -> dict[str, Tensor]:
         ours = {}
-        for block in range(layout.num_layers):
+        for block in self.blocks(layout):
             for path, roles in self._by_module(layout, block).items():
                 A, B = (state[f"{peft_path(layout, path)}.lora_{letter}.weight"] for letter in "AB")
                 for i, role in enumerate(roles):

@@ -43,17 +43,10 @@ class LoReFT(Method):
         checks.whole_number(self, "last", least=0)
         if self.first + self.last == 0:
             raise CourseError("LoReFT was given first=0 and last=0: at no position would anything change.")
-        if self.layers is not None and (not self.layers or len(set(self.layers)) < len(self.layers)):
-            raise CourseError(f"LoReFT was given layers={self.layers}: name at least one block, and each once.")
+        checks.layers(self)
 
     def place(self, layout: Layout) -> Iterator[tuple[Site, nn.Module]]:
-        reading = layout.first_stack  # the blocks that the prompt passes through: of two stacks the encoder's
-        layers = range(reading) if self.layers is None else self.layers
-        wrong = [layer for layer in layers if not 0 <= layer < reading]
-        if wrong:
-            raise CourseError(
-                f"There is no block {wrong[0]} to edit: this model reads its prompt in blocks 0 to {reading - 1}."
-            )
+        layers = checks.blocks(self, layout.first_stack)  # which the prompt passes through: of two stacks the encoder's
         if not 1 <= self.rank <= layout.width:
             raise CourseError(f"rank={self.rank} is not between 1 and the model's width, {layout.width}.")
         for block in layers:

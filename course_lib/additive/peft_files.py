@@ -62,23 +62,35 @@ def is_target(targets: str | Iterable[str], path: str) -> bool:
     return any(path == name or path.endswith(f".{name}") for name in targets)
 
 
-def targeted_roles(layout: Layout, targets: str | Iterable[str]) -> tuple[str, ...]:
-    """The roles whose projections peft's targets name. Raises CourseError for a target in some blocks only."""
-    found = []
+def targeted(
+    layout: Layout, targets: str | Iterable[str], layers: int | list[int] | None = None
+) -> tuple[tuple[str, ...], tuple[int, ...] | None]:
+    """The roles whose projections peft's targets name, and in which blocks (None: all).
+
+    `layers` is peft's layers_to_transform. Raises CourseError if not every role is named in the same blocks.
+    """
+    if layers is not None and layout.encoder_decoder:
+        raise CourseError(
+            f"layers_to_transform={layers} does not say which of the two stacks of this {layout.kind} model it means: "
+            "open it with peft."
+        )
+    allowed = range(layout.num_layers) if layers is None else [layers] if isinstance(layers, int) else layers
+    hits = {}
     for role in layout.roles:
         if role in layout.family.thirds:  # peft sees the whole fused matrix
             continue
-        blocks = [block for block in range(layout.num_layers) if layout.plays(block, role)]
-        paths = [module_path(layout, layout.projection(block, role).path) for block in blocks]
-        hit = [is_target(targets, path) for path in paths]
-        if any(hit) and not all(hit):
-            raise CourseError(
-                f"This peft configuration targets {paths[hit.index(True)]} but not {paths[hit.index(False)]}; the "
-                "course's additions act in every block. Open it with peft, or train it again in all blocks."
-            )
-        if all(hit):
-            found.append(role)
-    return tuple(found)
+        having = [block for block in range(layout.num_layers) if layout.plays(block, role)]
+        paths = {block: module_path(layout, layout.projection(block, role).path) for block in having}
+        hit = [block for block in having if block in allowed and is_target(targets, paths[block])]
+        if hit:
+            hits[role] = None if hit == having else tuple(hit)
+    if len(set(hits.values())) > 1:
+        by_role = "; ".join(f"{role} in {'all blocks' if hit is None else hit}" for role, hit in hits.items())
+        raise CourseError(
+            f"This peft configuration targets other blocks for one role than for another ({by_role}), which the "
+            "course's additions cannot. Open it with peft, or train it again in the same blocks."
+        )
+    return tuple(hits), next(iter(hits.values()), None)
 
 
 def check_config(config: dict, method: type[Method], folder: Path) -> None:

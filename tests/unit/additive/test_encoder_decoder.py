@@ -261,7 +261,7 @@ def test_a_merged_t5_is_a_t5(t5, ids):
     (LlamaAdapter(3), r"encoder-decoder.*three attentions"),
     (UniPELT(), r"one stack.*two attentions"),
     (IA3(compat="adapters"), "one stack only"),
-    (LoReFT(layers=(3,)), "reads its prompt in blocks 0 to 2"),
+    (LoReFT(layers=(3,)), "may have blocks 0 to 2"),
     (LoRA(targets=("gate",)), "has no 'gate'.*cross_query"),
     (LinearProbe(), "with a task"),
 ], ids=lambda value: getattr(type(value), "__name__", ""))  # fmt: skip

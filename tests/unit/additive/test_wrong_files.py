@@ -206,7 +206,7 @@ def test_the_same_base_with_other_weights(models, tmp_path):
 
 
 @pytest.mark.parametrize(("field", "value"), [
-    ("use_dora", True), ("bias", "all"), ("bias", "lora_only"), ("layers_to_transform", [0, 1]), ("lora_bias", True),
+    ("use_dora", True), ("bias", "all"), ("bias", "lora_only"), ("lora_bias", True),
     ("rank_pattern", {"q_proj": 4}), ("alpha_pattern", {"q_proj": 4}), ("layer_replication", [[0, 2]]),
     ("init_lora_weights", "pissa"), ("init_lora_weights", "olora"), ("init_lora_weights", "loftq"),
     ("trainable_token_indices", [5]), ("target_parameters", ["q_proj.weight"]), ("exclude_modules", ["v_proj"]),
@@ -219,7 +219,7 @@ def test_a_lora_variant_is_refused_by_name(models, peft_lora, field, value):
 
 
 @pytest.mark.parametrize("options", [
-    {"use_dora": True}, {"bias": "all"}, {"layers_to_transform": [1]}, {"modules_to_save": ["embed_tokens"]},
+    {"use_dora": True}, {"bias": "all"}, {"modules_to_save": ["embed_tokens"]},
     {"rank_pattern": {"q_proj": 2}}, {"lora_bias": True}, {"trainable_token_indices": [4, 5]},
 ], ids=str)  # fmt: skip
 def test_variants_as_peft_itself_saves_them(models, tmp_path, options):
@@ -306,7 +306,10 @@ def test_targets_in_a_file_that_match_nothing(models, peft_lora):
 
 def test_targets_in_a_file_that_match_some_blocks_only(models, tmp_path):
     config = peft.LoraConfig(task_type="CAUSAL_LM", target_modules=["layers.1.self_attn.q_proj"])
-    refused(models["llama"], by_peft(models["llama"], config, tmp_path), "layers.1.self_attn.q_proj", "every block")
+    by_peft(models["llama"], config, tmp_path)
+    assert load(models["llama"], tmp_path).additions["default"].method.layers == (1,)
+    reconfigure(tmp_path, target_modules=["layers.1.self_attn.q_proj", "layers.0.self_attn.v_proj"])
+    refused(models["llama"], tmp_path, "query in (1,)", "value in (0,)", "same blocks")
 
 
 @pytest.mark.parametrize("targets", [r".*\.(q|v)_proj", ["model.layers.0.self_attn.q_proj", "q_proj", "v_proj"]])
