@@ -35,6 +35,18 @@ SIZES: dict[str, dict[str, dict[str, object]]] = {
             "minhash_texts": 1000, "leak_splits": ("train", "validation", "test"),
         },
     },
+    "32": {
+        "laptop": {
+            "train_texts": 220, "held_texts": 4, "width": 128, "layers": 3, "heads": 4, "context": 128, "batch": 8,
+            "rate": 3e-3, "epochs": 1, "watch": 20, "samples_at": (0, 20, 60, 161), "compiled": False, "samples": 20,
+            "sample_tokens": 40,
+        },
+        "gpu": {
+            "train_texts": 2906, "held_texts": 16, "width": 768, "layers": 12, "heads": 12, "context": 256, "batch": 64,
+            "rate": 6e-4, "epochs": 4, "watch": 50, "samples_at": (0, 20, 100, 500), "compiled": True, "samples": 40,
+            "sample_tokens": 100,
+        },
+    },
     "41": {
         "laptop": {
             "words": 20, "rows": 256, "test_rows": 256, "adapter_epochs": 2, "full_epochs": 2, "probe_epochs": 10,

@@ -152,7 +152,94 @@ def learning_rate(attempt: Callable) -> None:
                 raise Wrong("32.2.value", step=step, steps=setting[0], warmup=setting[1], found=a, right=b)
 
 
-@check_of("32.3", "Nucleus sampling", minutes=15)
+@check_of("32.3", "One step from unequal parts", minutes=15)
+def accumulate(attempt: Callable) -> None:
+    """Parts of 1 to 7 tokens; a model that remembers which graphs are alive when the next part begins."""
+    import torch
+    from torch import nn
+    from torch.nn import functional as F
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(11, 6), nn.Tanh(), nn.Linear(6, 11)).double()
+    sizes = (7, 1, 3)
+    parts = [(torch.randint(11, (n,)), torch.randint(11, (n,))) for n in sizes]
+
+    def summed_loss(model, part):
+        return F.cross_entropy(model(part[0]), part[1], reduction="sum"), len(part[1])
+
+    def gradient(total) -> list[torch.Tensor]:
+        return list(torch.autograd.grad(total, list(model.parameters())))
+
+    def scaled(gradients, factor):
+        return [factor * g for g in gradients]
+
+    alone = [gradient(summed_loss(model, part)[0]) for part in parts]
+    losses = [summed_loss(model, part)[0].item() for part in parts]
+    together = [sum(gs) for gs in zip(*alone, strict=True)]
+    of_means = [sum(g / n for g, n in zip(gs, sizes, strict=True)) for gs in zip(*alone, strict=True)]
+    units = sum(sizes)
+    right = scaled(together, 1 / units)
+    stale = [torch.full_like(p, 0.5) for p in model.parameters()]
+    named = {
+        "32.3.mean_of_means": scaled(of_means, 1 / len(parts)),
+        "32.3.sum_of_means": of_means,
+        "32.3.not_divided": together,
+        "32.3.by_parts": scaled(together, 1 / len(parts)),
+    }
+    left_over = {
+        "32.3.last_only": [scaled(alone[-1], 1 / units), scaled(alone[-1], 1 / sizes[-1])],
+        "32.3.stale": [[part * s + g for s, g in zip(stale, right, strict=True)] for part in (1, 1 / units)],
+    }
+    for parameter, old in zip(model.parameters(), stale, strict=True):
+        parameter.grad = old.clone()
+    before, alive, calls = [p.detach().clone() for p in model.parameters()], [], []
+
+    def watched(model, part):
+        calls.append(len(part[1]))
+        # None, or as at the beginning: nothing was propagated back yet.
+        alive.append(all(p.grad is None or torch.equal(p.grad, s) or not p.grad.any()
+                         for p, s in zip(model.parameters(), stale, strict=True)))  # fmt: skip
+        return summed_loss(model, part)
+
+    answer = attempt(model, parts, watched)
+    gradients = [p.grad for p in model.parameters()]
+    if any(not torch.equal(p, old) for p, old in zip(model.parameters(), before, strict=True)):
+        raise Wrong("32.3.stepped")
+    if not calls:
+        raise Wrong("32.3.none")
+    if any(g is None for g in gradients) or not any(g.any() for g in gradients):
+        raise Wrong("32.3.no_gradient")
+
+    def equal(wanted) -> bool:
+        return all(torch.allclose(g, w, atol=1e-8) for g, w in zip(gradients, wanted, strict=True))
+
+    if not equal(right):
+        for key, wrong in named.items():
+            if equal(wrong):
+                raise Wrong(key)
+        for key, wrongs in left_over.items():
+            if any(equal(wrong) for wrong in wrongs):
+                raise Wrong(key)
+        raise Wrong("32.3.value")
+    if len(calls) > len(parts):
+        raise Wrong("32.3.twice", calls=len(calls), parts=len(parts))
+    if all(alive):
+        raise Wrong("32.3.all_graphs")
+    if answer is None:
+        raise Wrong("32.3.no_loss")
+    loss = answer.item() if isinstance(answer, torch.Tensor) else float(answer)
+    other_losses = {
+        "32.3.loss_of_means": sum(l / n for l, n in zip(losses, sizes, strict=True)) / len(parts),
+        "32.3.loss_summed": sum(losses), "32.3.loss_last": losses[-1] / sizes[-1],
+    }  # fmt: skip
+    for key, wrong in other_losses.items():
+        if math.isclose(loss, wrong, rel_tol=1e-6):
+            raise Wrong(key)
+    if not math.isclose(loss, sum(losses) / units, rel_tol=1e-6):
+        raise Wrong("32.3.loss", found=loss, right=sum(losses) / units)
+
+
+@check_of("32.4", "Nucleus sampling", minutes=15)
 def nucleus(attempt: Callable) -> None:
     """Random scores in no order, sharp ones, ties with p; each usual cut is computed and recognised."""
     import torch
@@ -182,12 +269,12 @@ def nucleus(attempt: Callable) -> None:
         return total <= p
 
     forms = {
-        "32.3.not_renormalised": {"keep": nuclear, "renormalise": False},
-        "32.3.temperature_after": {"keep": nuclear, "before": False},
-        "32.3.one_too_few": {"keep": lambda q, total, p: total <= p},
-        "32.3.one_too_many": {"keep": lambda q, total, p: torch.cat([torch.zeros(1), total[:-1] - q[:-1]]) < p},
-        "32.3.threshold": {"keep": lambda q, total, p: q >= 1 - p},
-        "32.3.unlikely": {"keep": nuclear, "sign": 1},
+        "32.4.not_renormalised": {"keep": nuclear, "renormalise": False},
+        "32.4.temperature_after": {"keep": nuclear, "before": False},
+        "32.4.one_too_few": {"keep": lambda q, total, p: total <= p},
+        "32.4.one_too_many": {"keep": lambda q, total, p: torch.cat([torch.zeros(1), total[:-1] - q[:-1]]) < p},
+        "32.4.threshold": {"keep": lambda q, total, p: q >= 1 - p},
+        "32.4.unlikely": {"keep": nuclear, "sign": 1},
     }
     rights = [cut(logits, p, t, nuclear) for logits, p, t in cases]
     found = []
@@ -195,11 +282,11 @@ def nucleus(attempt: Callable) -> None:
         kept = logits.clone()
         answer = attempt(logits, p, t)
         if answer is None:
-            raise Wrong("32.3.none")
+            raise Wrong("32.4.none")
         if not torch.equal(logits, kept):
-            raise Wrong("32.3.in_place")
+            raise Wrong("32.4.in_place")
         if not isinstance(answer, torch.Tensor) or answer.shape != logits.shape:
-            raise Wrong("32.3.shape", found=getattr(answer, "shape", type(answer).__name__), right=tuple(logits.shape))
+            raise Wrong("32.4.shape", found=getattr(answer, "shape", type(answer).__name__), right=tuple(logits.shape))
         found.append(answer.float())
     if all(same(a, b) for a, b in zip(found, rights, strict=True)):
         return
@@ -211,112 +298,25 @@ def nucleus(attempt: Callable) -> None:
     variants = {key: [cut(*case, **form) for case in cases] for key, form in forms.items()}
     few = [cut(*case, lambda q, total, p: (total <= p) | (q == q.max())) for case in cases]
     if all_are(few, but_for=(5,)):  # with a guard, so that at least one token stays
-        raise Wrong("32.3.one_too_few")
-    variants["32.3.ordered"] = [right.sort(descending=True).values for right in rights]
-    variants["32.3.multiplied"] = [cut(logits, p, 1 / t, nuclear) for logits, p, t in cases]
-    variants["32.3.no_temperature"] = [cut(logits, p, 1.0, nuclear) for logits, p, t in cases]
-    variants["32.3.no_cut"] = [(logits / t).softmax(-1) for logits, p, t in cases]
-    variants["32.3.logits"] = [logits / t * (right > 0) for (logits, p, t), right in zip(cases, rights, strict=True)]
+        raise Wrong("32.4.one_too_few")
+    variants["32.4.ordered"] = [right.sort(descending=True).values for right in rights]
+    variants["32.4.multiplied"] = [cut(logits, p, 1 / t, nuclear) for logits, p, t in cases]
+    variants["32.4.no_temperature"] = [cut(logits, p, 1.0, nuclear) for logits, p, t in cases]
+    variants["32.4.no_cut"] = [(logits / t).softmax(-1) for logits, p, t in cases]
+    variants["32.4.logits"] = [logits / t * (right > 0) for (logits, p, t), right in zip(cases, rights, strict=True)]
     for key, wanted in variants.items():
         # Where no token is left, or rounding decides whether the last one stays, an attempt may guard itself.
         if all_are(wanted, but_for=(4, 5)):
             raise Wrong(key)
-    if all_are([cut(*case, **forms["32.3.one_too_few"], renormalise=False) for case in cases], but_for=(4, 5)):
-        raise Wrong("32.3.few_not_renormalised")
+    if all_are([cut(*case, **forms["32.4.one_too_few"], renormalise=False) for case in cases], but_for=(4, 5)):
+        raise Wrong("32.4.few_not_renormalised")
     if any(answer.isnan().any() for answer in found):
-        raise Wrong("32.3.nan")
+        raise Wrong("32.4.nan")
     sums = [float(answer.sum()) for answer in found]
     if any(abs(total - 1) > 1e-4 for total in sums):
-        raise Wrong("32.3.sum", found=next(total for total in sums if abs(total - 1) > 1e-4))
+        raise Wrong("32.4.sum", found=next(total for total in sums if abs(total - 1) > 1e-4))
     if same(found[0], rights[0]) and not same(found[4], rights[4]):
-        raise Wrong("32.3.sharp")
+        raise Wrong("32.4.sharp")
     for (_, p, t), a, b in zip(cases, found, rights, strict=True):
         if not same(a, b):
-            raise Wrong("32.3.value", p=p, t=t, found=int((a > 0).sum()), right=int((b > 0).sum()))
-
-
-@check_of("32.4", "One step from unequal parts", minutes=15)
-def accumulate(attempt: Callable) -> None:
-    """Parts of 1 to 7 tokens; a model that remembers which graphs are alive when the next part begins."""
-    import torch
-    from torch import nn
-    from torch.nn import functional as F
-
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Embedding(11, 6), nn.Tanh(), nn.Linear(6, 11)).double()
-    sizes = (7, 1, 3)
-    parts = [(torch.randint(11, (n,)), torch.randint(11, (n,))) for n in sizes]
-
-    def summed_loss(model, part):
-        return F.cross_entropy(model(part[0]), part[1], reduction="sum"), len(part[1])
-
-    def gradient(total) -> list[torch.Tensor]:
-        return list(torch.autograd.grad(total, list(model.parameters())))
-
-    def scaled(gradients, factor):
-        return [factor * g for g in gradients]
-
-    alone = [gradient(summed_loss(model, part)[0]) for part in parts]
-    losses = [summed_loss(model, part)[0].item() for part in parts]
-    together = [sum(gs) for gs in zip(*alone, strict=True)]
-    of_means = [sum(g / n for g, n in zip(gs, sizes, strict=True)) for gs in zip(*alone, strict=True)]
-    units = sum(sizes)
-    right = scaled(together, 1 / units)
-    stale = [torch.full_like(p, 0.5) for p in model.parameters()]
-    named = {
-        "32.4.mean_of_means": scaled(of_means, 1 / len(parts)),
-        "32.4.sum_of_means": of_means,
-        "32.4.not_divided": together,
-        "32.4.by_parts": scaled(together, 1 / len(parts)),
-    }
-    left_over = {
-        "32.4.last_only": [scaled(alone[-1], 1 / units), scaled(alone[-1], 1 / sizes[-1])],
-        "32.4.stale": [[part * s + g for s, g in zip(stale, right, strict=True)] for part in (1, 1 / units)],
-    }
-    for parameter, old in zip(model.parameters(), stale, strict=True):
-        parameter.grad = old.clone()
-    before, alive, calls = [p.detach().clone() for p in model.parameters()], [], []
-
-    def watched(model, part):
-        calls.append(len(part[1]))
-        # None, or as at the beginning: nothing was propagated back yet.
-        alive.append(all(p.grad is None or torch.equal(p.grad, s) or not p.grad.any()
-                         for p, s in zip(model.parameters(), stale, strict=True)))  # fmt: skip
-        return summed_loss(model, part)
-
-    answer = attempt(model, parts, watched)
-    gradients = [p.grad for p in model.parameters()]
-    if any(not torch.equal(p, old) for p, old in zip(model.parameters(), before, strict=True)):
-        raise Wrong("32.4.stepped")
-    if not calls:
-        raise Wrong("32.4.none")
-    if any(g is None for g in gradients) or not any(g.any() for g in gradients):
-        raise Wrong("32.4.no_gradient")
-
-    def equal(wanted) -> bool:
-        return all(torch.allclose(g, w, atol=1e-8) for g, w in zip(gradients, wanted, strict=True))
-
-    if not equal(right):
-        for key, wrong in named.items():
-            if equal(wrong):
-                raise Wrong(key)
-        for key, wrongs in left_over.items():
-            if any(equal(wrong) for wrong in wrongs):
-                raise Wrong(key)
-        raise Wrong("32.4.value")
-    if len(calls) > len(parts):
-        raise Wrong("32.4.twice", calls=len(calls), parts=len(parts))
-    if all(alive):
-        raise Wrong("32.4.all_graphs")
-    if answer is None:
-        raise Wrong("32.4.no_loss")
-    loss = answer.item() if isinstance(answer, torch.Tensor) else float(answer)
-    other_losses = {
-        "32.4.loss_of_means": sum(l / n for l, n in zip(losses, sizes, strict=True)) / len(parts),
-        "32.4.loss_summed": sum(losses), "32.4.loss_last": losses[-1] / sizes[-1],
-    }  # fmt: skip
-    for key, wrong in other_losses.items():
-        if math.isclose(loss, wrong, rel_tol=1e-6):
-            raise Wrong(key)
-    if not math.isclose(loss, sum(losses) / units, rel_tol=1e-6):
-        raise Wrong("32.4.loss", found=loss, right=sum(losses) / units)
+            raise Wrong("32.4.value", p=p, t=t, found=int((a > 0).sum()), right=int((b > 0).sum()))

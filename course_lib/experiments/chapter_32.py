@@ -193,3 +193,73 @@ def scaling(model: str, bytes: int, seed: int) -> dict[str, float]:  # noqa: A00
         "bits_per_byte": lms.bits_per_byte(net, text), "seconds": history.seconds,
         "parameters": sum(p.numel() for block in net.blocks for p in block.parameters()),
     }  # fmt: skip
+
+
+# --- too little text -------------------------------------------------------------------------------------------------
+
+CURES = {  # name -> strengths
+    "none": (0.0,), "dropout": (0.1, 0.3), "decay": (0.3, 3.0), "l1": (3e-5, 3e-4),
+}  # fmt: skip
+TEXTS, HELD_TEXTS, EPOCHS = 6, 12, 40  # conversations; times each is read
+
+
+def overfitting_run(cure: str, strength: float, seed: int, epochs: int = EPOCHS):
+    """A GPT (2 layers, width 64) that reads the same few conversations again and again: the model and its history."""
+    from course_lib import language_models as lms
+    from course_lib import runtime, tasks
+    from course_lib.bases import load_base
+    from course_lib.training import fit
+
+    tokenizer = load_base("course-gpt").tokenizer
+    rows, held = (
+        lms.windows(joined(documents(split)["chat"][:count], tokenizer), 64)
+        for split, count in (("train", TEXTS), ("validation", HELD_TEXTS))
+    )
+    runtime.seed(seed)
+    dropout = strength if cure == "dropout" else 0.0
+    net = lms.GPT(vocabulary=len(tokenizer), context=64, width=64, layers=2, heads=4, dropout=dropout)
+    task = with_l1(net, strength) if cure == "l1" else tasks.NextToken()
+    history = fit(
+        net, {"train": rows, "validation": held[:60]}, task=task, epochs=epochs, batch_size=8, learning_rate=3e-3,
+        weight_decay=strength if cure == "decay" else 0.0, dtype="float32", seed=seed, progress=False,
+        evaluate_every=2 * -(-len(rows) // 8),
+    )  # fmt: skip
+    return net, history
+
+
+def with_l1(model, strength: float):
+    """The task of the next token plus `strength` times the sum of all weights' sizes, a token; not in evaluation."""
+    import torch
+
+    from course_lib import tasks
+
+    class Penalised(tasks.NextToken):
+        def loss(self, output, batch):
+            total, count = super().loss(output, batch)
+            if torch.is_grad_enabled():
+                total = total + strength * count * sum(p.abs().sum() for p in model.parameters() if p.ndim > 1)
+            return total, count
+
+    return Penalised()
+
+
+@experiment(
+    "32-overfitting",
+    about="A small GPT that reads six conversations forty times: loss on held-out conversations in nats a token, with "
+    "dropout, decay of weights (decoupled L2) or an L1 penalty of several strengths.",
+    grid=[
+        {"cure": cure, "strength": strength, "seed": seed}
+        for seed in range(5) for cure, strengths in CURES.items() for strength in strengths
+    ],
+    minutes=6,
+)  # fmt: skip
+def overfitting(cure: str, strength: float, seed: int) -> dict[str, float]:
+    """`best` is the lowest held-out loss on the way, where early stopping would end, `last` that of the last epoch."""
+    net, history = overfitting_run(cure, strength, seed)
+    weights = [p.detach().abs() for p in net.parameters() if p.ndim > 1]
+    return {
+        "best": history.best_validation_loss, "last": history.validation_loss[-1],
+        "best_epoch": history.best_step / history.steps_per_epoch, "train": sum(history.loss[-10:]) / 10,
+        "tiny": sum(float((w < 1e-3).sum()) for w in weights) / sum(w.numel() for w in weights),
+        "seconds": history.seconds,
+    }  # fmt: skip

@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 
@@ -74,3 +75,20 @@ def test_no_document_is_in_two_splits_and_contacts_are_gone():
     inside = sum(text.partition("\n\n")[2][:200] in code for text in test["docs"])
     assert inside < 0.02 * len(test["docs"])
     assert not any(chapter_32.CONTACT.search(text) for text in train["chat"])
+
+
+def test_the_cures_of_overfitting_change_what_they_should(monkeypatch, tmp_path):
+    texts = {kind: ["the cat sat on the mat, and the dog on the log. " * 12] * 14 for kind in chapter_32.KINDS}
+    monkeypatch.setattr(chapter_32, "documents", lambda split: texts)
+    tokenizer = chapter_32.tokenizer_of(texts["chat"])
+    monkeypatch.setattr("course_lib.bases.load_base", lambda name: SimpleNamespace(tokenizer=tokenizer))
+    monkeypatch.setattr(chapter_32.overfitting_run, "__defaults__", (2,))
+    plain, decayed, sparse = (
+        chapter_32.overfitting(cure=cure, strength=strength, seed=0)
+        for cure, strength in (("none", 0.0), ("decay", 30.0), ("l1", 1e-2))
+    )
+    assert set(plain) == {"best", "last", "best_epoch", "train", "tiny", "seconds"}
+    assert plain["best"] <= plain["last"]
+    assert decayed["tiny"] > plain["tiny"]
+    assert sparse["tiny"] > plain["tiny"]
+    assert chapter_32.overfitting_run("dropout", 0.3, 0)[0].config.dropout == 0.3
