@@ -44,11 +44,11 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
     if (model_folder() / "training.json").is_file():
         return AutoTokenizer.from_pretrained(model_folder(), local_files_only=True)
-    return learnt_tokenizer()
+    return learnt_tokenizer(MERGES, EVERY)
 
 
-def learnt_tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level BPE of 4,096 tokens, the last four of them special; a text is closed in by <begin> and <end>.
+def learnt_tokenizer(merges: int, every: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE learnt from one text in `every`, and four special tokens; <begin> and <end> close a text in.
 
     A <mask> takes in the space before it, as a word's token does.
     """
@@ -58,7 +58,7 @@ def learnt_tokenizer() -> PreTrainedTokenizerFast:
     from course_lib.language_models.bpe import BPE
 
     train = documents("train")
-    fast = BPE.train([text for kind in KINDS for text in train[kind][::EVERY]], MERGES).fast()
+    fast = BPE.train([text for kind in KINDS for text in train[kind][::every]], merges).fast()
     fast.add_special_tokens([AddedToken(name, lstrip=name == "<mask>", special=True) for name in SPECIAL.values()])
     ends = [(name, fast.token_to_id(name)) for name in ("<begin>", "<end>")]
     fast.post_processor = processors.TemplateProcessing(
@@ -175,20 +175,27 @@ def guesses(model: nn.Module, held_out: list[dict]) -> dict[str, float]:
 
 SEEDS = range(5)
 SWEEP_SEED = 100  # not among the five
-SMALL = {"context": 128, "width": 128, "layers": 3, "heads": 4}
-BUDGETS = (50_000, 200_000)  # training tokens, each read once
-RATES = (1e-3, 2e-3, 4e-3)
-CHOSEN = {"causal": 2e-3, "masked": 2e-3}
+SMALL = {"context": 64, "width": 96, "layers": 2, "heads": 4}
+SMALL_MERGES, SMALL_EVERY = 1024 - 256 - len(SPECIAL), 16
+BUDGETS = (300_000, 1_200_000)  # training tokens, each read once
+RATES = (2e-3, 4e-3, 8e-3)
+CHOSEN = {"causal": 4e-3, "masked": 4e-3}
 REVIEWS = 2000  # that the probe learns from; it is tested on the whole test split
-FUNCTIONS = {"train": 600, "test": 400}  # whose names are asked for
+FUNCTIONS = {"train": 600, "validation": 400, "test": 400}  # whose names are asked for
 ROLES = ("read", "stored", "called")
+
+
+@lru_cache
+def small_tokenizer() -> PreTrainedTokenizerFast:
+    """1,024 tokens: so few that a small model spends its numbers on more than a table of words."""
+    return learnt_tokenizer(SMALL_MERGES, SMALL_EVERY)
 
 
 def model_of(objective: str) -> nn.Module:
     """A small GPT; for "masked" the very same one, but for the mask over the future."""
     from course_lib import language_models as lms
 
-    return (lms.GPT if objective == "causal" else both_sides())(vocabulary=len(tokenizer()), **SMALL)
+    return (lms.GPT if objective == "causal" else both_sides())(vocabulary=len(small_tokenizer()), **SMALL)
 
 
 @lru_cache
@@ -225,7 +232,7 @@ def stream(split: str, tokens: int) -> torch.Tensor:
     for text in texts:
         if len(ids) >= tokens:
             break
-        ids += [*tokenizer()(text, add_special_tokens=False)["input_ids"], tokenizer().eos_token_id]
+        ids += [*small_tokenizer()(text, add_special_tokens=False)["input_ids"], small_tokenizer().eos_token_id]
     return torch.tensor(ids[:tokens])
 
 
@@ -242,7 +249,7 @@ def pretrain(objective: str, tokens: int, seed: int, rate: float | None = None) 
     trained, task = (model, tasks.NextToken()) if causal else asked_only(model)
     history = fit(
         trained, lms.windows(stream("train", tokens), SMALL["context"], guess_next=causal),
-        task=task, tokenizer=tokenizer(),
+        task=task, tokenizer=small_tokenizer(),
         batch_size=16, learning_rate=rate or CHOSEN[objective], weight_decay=0.1, dtype="float32", seed=seed,
         progress=False,
     )  # fmt: skip
@@ -273,7 +280,7 @@ def review_features(model: nn.Module, split: str, pools: tuple[str, ...] = ("mea
 
     reviews = load_data("movie-reviews")[split]
     reviews = reviews.select(range(REVIEWS)) if split == "train" else reviews
-    ids = tokenizer()(list(reviews["text"]), add_special_tokens=False)["input_ids"]
+    ids = small_tokenizer()(list(reviews["text"]), add_special_tokens=False)["input_ids"]
     states = states_of(model, [row[: SMALL["context"]] for row in ids])
     take = {"mean": lambda one: one.mean(0), "last": lambda one: one[-1]}
     return {pool: (torch.stack([take[pool](one) for one in states]).numpy(), list(reviews["label"])) for pool in pools}
@@ -306,7 +313,7 @@ def names(split: str) -> tuple[list[list[int]], list[list[tuple[int, int]]]]:
             break
         if not code.isascii():  # the parser counts bytes, the tokenizer letters
             continue
-        encoded = tokenizer()(
+        encoded = small_tokenizer()(
             code, add_special_tokens=False, truncation=True, max_length=SMALL["context"], return_offsets_mapping=True
         )
         position = {end: number for number, (_, end) in enumerate(encoded["offset_mapping"])}
@@ -348,7 +355,7 @@ def probes(model: nn.Module, split: str = "test") -> dict[str, float]:
 
 @experiment(
     "33-learning-rates",
-    about="A small model that reads on and one that reads both ways, 50,000 tokens: loss of its own objective on "
+    about="A small model that reads on and one that reads both ways, 300,000 tokens: loss of its own objective on "
     "validation text, by learning rate.",
     grid=[{"objective": name, "rate": rate, "seed": SWEEP_SEED} for name in CHOSEN for rate in RATES],
     minutes=5,
@@ -363,7 +370,7 @@ def learning_rates(objective: str, rate: float, seed: int) -> dict[str, float]:
     causal = objective == "causal"
     task = tasks.NextToken() if causal else tasks.MaskedTokens()
     rows = lms.windows(stream("validation", 60_000), SMALL["context"], guess_next=causal)
-    batch = task.collate(rows if causal else task.fixed(rows, tokenizer()), tokenizer())
+    batch = task.collate(rows if causal else task.fixed(rows, small_tokenizer()), small_tokenizer())
     with torch.no_grad():
         total, units = task.loss(model(batch["input_ids"]), batch)
     return {"loss": float(total / units)}

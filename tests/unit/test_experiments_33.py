@@ -35,12 +35,13 @@ def tiny(monkeypatch, tmp_path):
     monkeypatch.setattr(chapter_33, "model_folder", lambda: tmp_path / "course-bert")
     sizes = {"context": 32, "width": 16, "layers": 1, "heads": 2}
     small = {**sizes, "context": 256}
-    for name, value in {"MERGES": 20, "STEPS": 3, "SIZES": sizes, "SMALL": small, "REVIEWS": 8}.items():
+    numbers = {"MERGES": 20, "SMALL_MERGES": 20, "STEPS": 3, "REVIEWS": 8}
+    for name, value in {"SIZES": sizes, "SMALL": small, **numbers}.items():
         monkeypatch.setattr(chapter_33, name, value)
-    for cached in (chapter_33.tokenizer, chapter_33.stream, chapter_33.names):
+    for cached in (chapter_33.tokenizer, chapter_33.small_tokenizer, chapter_33.stream, chapter_33.names):
         cached.cache_clear()
     yield tmp_path
-    for cached in (chapter_33.tokenizer, chapter_33.stream, chapter_33.names):
+    for cached in (chapter_33.tokenizer, chapter_33.small_tokenizer, chapter_33.stream, chapter_33.names):
         cached.cache_clear()
 
 
@@ -56,7 +57,7 @@ def test_the_encoder_is_trained_and_written_with_its_provenance(tiny):
     assert base.tokenizer.mask_token == "<mask>"
     assert len(base.tokenizer) == 280
     chapter_33.tokenizer.cache_clear()  # now the kept one is read, and it is the same
-    both = (chapter_33.tokenizer(), chapter_33.learnt_tokenizer())
+    both = (chapter_33.tokenizer(), chapter_33.learnt_tokenizer(20, 4))
     kept, learnt = (words("the <mask> sat on")["input_ids"] for words in both)
     assert kept == learnt
     again = cl.language_models.load(tiny / "course-bert")  # with the head over the vocabulary, which a base leaves out
