@@ -521,7 +521,8 @@ def cache_below(tuned: Tuned, dataset, *, batch_size: int = 64) -> list[dict]:
     lowest = tuned.lowest_block()
     if lowest == 0:
         raise CourseError("This addition begins at the first block (or before it): there is nothing below to cache.")
-    features = tuned.task.features(dataset, tuned.tokenizer)
+    given = tuned.task.features(dataset, tuned.tokenizer)
+    features = [{key: value for key, value in row.items() if key != "states"} for row in given]  # ours to fill
     order = sorted(range(len(features)), key=lambda i: len(features[i]["input_ids"]))
     device = next(tuned.model.parameters()).device
     last = tuned.layout.blocks[lowest - 1]

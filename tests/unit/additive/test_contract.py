@@ -440,7 +440,7 @@ def test_cached_states_give_the_same_answers(models, family, skip):
         for n in (5, 9, 2, 7, 7)
     ]
     plain = tuned.task.collate(features, tuned.tokenizer)
-    cached = cl.cache_below(tuned, [dict(f) for f in features], batch_size=2)
+    cached = cl.cache_below(tuned, features, batch_size=2)
     assert [f["states"].shape for f in cached] == [(5, 32), (9, 32), (2, 32), (7, 32), (7, 32)]
     batch = tuned.task.collate(cached, tuned.tokenizer)
     calls = []
@@ -451,6 +451,18 @@ def test_cached_states_give_the_same_answers(models, family, skip):
     expected = tuned(**{k: v for k, v in plain.items() if k != "labels"}).logits
     assert (answer - expected).abs().max() < 1e-5
     assert tuned.lowest_block() == (3 if skip == "probe" else skip)
+
+
+def test_cached_states_are_put_into_new_features(models):
+    """The features that were given stay as they are: whoever trains on them next finds no states of another method."""
+    base = cl.bases.Base("tiny", models["bert"], Tokens())
+    tuned = attach(base, BottleneckAdapter(4, skip_layers=1), task=cl.tasks.Classification(2))
+    features = [{"input_ids": [3, 1, 4], "labels": 0}, {"input_ids": [5, 9], "labels": 1}]
+    once = cl.cache_below(tuned, features)
+    assert all(row.keys() == {"input_ids", "labels"} for row in features)
+    probe = attach(base, LinearProbe(), task=cl.tasks.Classification(2))
+    higher, anew = cl.cache_below(probe, once), cl.cache_below(probe, features)  # once's states are not the probe's
+    assert all(torch.equal(a["states"], b["states"]) for a, b in zip(higher, anew, strict=True))
 
 
 def test_nothing_to_cache_below_the_first_block(models):
