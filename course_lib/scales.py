@@ -37,13 +37,13 @@ SIZES: dict[str, dict[str, dict[str, object]]] = {
     },
     "32": {
         "laptop": {
-            "train_texts": 220, "held_texts": 4, "width": 128, "layers": 3, "heads": 4, "context": 128, "batch": 8,
-            "rate": 3e-3, "epochs": 1, "watch": 20, "samples_at": (0, 20, 60, 161), "compiled": False, "samples": 20,
+            "train_texts": 480, "held_texts": 4, "width": 64, "layers": 2, "heads": 4, "context": 64, "batch": 8,
+            "rate": 6e-3, "epochs": 1, "watch": 40, "samples_at": (0, 80, 240), "compiled": False, "samples": 20,
             "sample_tokens": 40,
         },
         "gpu": {
             "train_texts": 2906, "held_texts": 16, "width": 768, "layers": 12, "heads": 12, "context": 256, "batch": 64,
-            "rate": 6e-4, "epochs": 4, "watch": 50, "samples_at": (0, 20, 100, 500), "compiled": True, "samples": 40,
+            "rate": 6e-4, "epochs": 4, "watch": 50, "samples_at": (0, 50, 200), "compiled": True, "samples": 40,
             "sample_tokens": 100,
         },
     },

@@ -16,6 +16,7 @@ def tiny(monkeypatch, tmp_path):
     texts = {kind: [f"{kind} the cat sat on the mat, and the dog on the log. " * 8] * 12 for kind in chapter_32.KINDS}
     monkeypatch.setenv("COURSE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(chapter_32, "documents", lambda split: texts)
+    monkeypatch.setattr(chapter_32, "conversations", lambda split: texts["chat"])
     monkeypatch.setattr(chapter_32, "model_folder", lambda: tmp_path / "course-gpt")
     monkeypatch.setattr(chapter_32, "MERGES", 20)
     monkeypatch.setattr(chapter_32, "CONTEXT", 32)
@@ -49,7 +50,7 @@ def test_a_killed_training_goes_on(tiny):
 
 def test_scaling_measures_a_point(tiny):
     row = chapter_32.scaling(model="small", bytes=2000, seed=0)
-    assert row["parameters"] == 2 * (12 * 32**2 + 13 * 32)
+    assert row["parameters"] == 2 * (12 * 16**2 + 13 * 16)
     assert 0 < row["bits_per_byte"] < 9
 
 
@@ -80,6 +81,7 @@ def test_no_document_is_in_two_splits_and_contacts_are_gone():
 def test_the_cures_of_overfitting_change_what_they_should(monkeypatch, tmp_path):
     texts = {kind: ["the cat sat on the mat, and the dog on the log. " * 12] * 14 for kind in chapter_32.KINDS}
     monkeypatch.setattr(chapter_32, "documents", lambda split: texts)
+    monkeypatch.setattr(chapter_32, "conversations", lambda split: texts["chat"])
     tokenizer = chapter_32.tokenizer_of(texts["chat"])
     monkeypatch.setattr("course_lib.bases.load_base", lambda name: SimpleNamespace(tokenizer=tokenizer))
     monkeypatch.setattr(chapter_32.overfitting_run, "__defaults__", (2,))
