@@ -163,8 +163,8 @@ def sha256(raw: bytes) -> str:
 # --- size, text and loss ---------------------------------------------------------------------------------------------
 
 SMALL = {"small": (16, 2), "middle": (32, 2), "large": (64, 2)}  # name -> width, layers
-BUDGETS = (100_000, 300_000, 900_000)  # bytes, each read once
-HELD = ("held-out", (96, 3), 1_800_000)  # larger than all and with more to read: to be predicted
+BUDGETS = (200_000, 600_000, 1_800_000)  # bytes, each read once
+HELD = ("held-out", (96, 3), 3_600_000)  # larger than all and with more to read: to be predicted
 
 
 def scaling_grid() -> Iterator[dict]:
@@ -178,7 +178,7 @@ def scaling_grid() -> Iterator[dict]:
     about="GPTs of bytes in three sizes on three amounts of chat, each byte read once, and a fourth size on a fourth "
     "amount: bits per byte of test text.",
     grid=list(scaling_grid()),
-    minutes=10,
+    minutes=20,
 )
 def scaling(model: str, bytes: int, seed: int) -> dict[str, float]:  # noqa: A002 - the grid's word
     """`parameters` counts the blocks alone, without the tables of tokens and positions."""
@@ -188,10 +188,10 @@ def scaling(model: str, bytes: int, seed: int) -> dict[str, float]:  # noqa: A00
 
     width, layers = HELD[1] if model == HELD[0] else SMALL[model]
     runtime.seed(seed)
-    net = lms.GPT(vocabulary=256, context=128, width=width, layers=layers, heads=max(2, width // 16))
+    net = lms.GPT(vocabulary=256, context=64, width=width, layers=layers, heads=max(2, width // 16))
     ids = lms.as_ids("\n\n".join(conversations("train")).encode()[:bytes])
     history = fit(
-        net, lms.windows(ids, 128), task=tasks.NextToken(), batch_size=8, learning_rate=2e-3 * (192 / width) ** 0.5,
+        net, lms.windows(ids, 64), task=tasks.NextToken(), batch_size=8, learning_rate=2e-3 * (192 / width) ** 0.5,
         weight_decay=0.1, dtype="float32", seed=seed, progress=False,
     )  # fmt: skip
     text = "\n\n".join(conversations("test"))[: HELD_OUT // 2]
