@@ -204,7 +204,7 @@ def scaling(model: str, bytes: int, seed: int) -> dict[str, float]:  # noqa: A00
 # --- too little text -------------------------------------------------------------------------------------------------
 
 CURES = {"none": 0.0, "dropout": 0.3, "decay": 3.0, "l1": 3e-4}  # name -> strength
-TEXTS, HELD_TEXTS, EPOCHS = 6, 12, 30  # conversations; times each is read
+TEXTS, HELD_TEXTS, EPOCHS = 6, 12, 16  # conversations; times each is read
 
 
 def overfitting_run(cure: str, strength: float, seed: int, epochs: int = EPOCHS):
@@ -224,9 +224,9 @@ def overfitting_run(cure: str, strength: float, seed: int, epochs: int = EPOCHS)
     net = lms.GPT(vocabulary=len(tokenizer), context=64, width=64, layers=2, heads=4, dropout=dropout)
     task = with_l1(net, strength) if cure == "l1" else tasks.NextToken()
     history = fit(
-        net, {"train": rows, "validation": held[:40]}, task=task, epochs=epochs, batch_size=8, learning_rate=3e-3,
+        net, {"train": rows, "validation": held[:40]}, task=task, epochs=epochs, batch_size=4, learning_rate=6e-3,
         weight_decay=strength if cure == "decay" else 0.0, dtype="float32", seed=seed, progress=False,
-        evaluate_every=2 * -(-len(rows) // 8),
+        evaluate_every=2 * -(-len(rows) // 4),
     )  # fmt: skip
     return net, history
 
@@ -249,7 +249,7 @@ def with_l1(model, strength: float):
 
 @experiment(
     "32-overfitting",
-    about="A small GPT that reads six conversations thirty times: loss on held-out conversations in nats a token, with "
+    about="A small GPT that reads six conversations sixteen times: loss on held-out ones in nats a token, with "
     "dropout, decay of weights (decoupled L2) or an L1 penalty.",
     grid=[
         {"cure": cure, "strength": strength, "seed": seed}
