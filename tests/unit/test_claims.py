@@ -7,7 +7,7 @@ import pytest
 from course_lib.experiments import claims_in, store
 from course_lib.runtime import CourseError, root
 
-PAGES = sorted([*(root() / "notebooks").glob("*.ipynb"), root() / "README.md"])
+PAGES = sorted([*(root() / "notebooks").glob("*.ipynb"), *(root() / "docs").glob("*.md"), root() / "README.md"])
 
 
 def texts(path):

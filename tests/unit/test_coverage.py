@@ -75,3 +75,15 @@ def test_a_term_is_used_in_its_chapter(chapter):
     here = [english for english, *_, place in terms() if place == chapter]
     missing = [term for term in here if not any(stem in text for stem in stems(term))]
     assert not missing
+
+
+# --- questions ----------------------------------------------------------------------------------------------
+
+
+def test_every_question_of_the_appendices_is_answered_and_every_link_leads_somewhere():
+    text = (ROOT / "docs" / "faq.md").read_text(encoding="utf-8")
+    asked = re.findall(r"\*\*(.+?\?)\*\* \((00\d)[^:]*: ([^)]+？)\)", text)
+    assert len(asked) == 20
+    assert {article for _, article, _ in asked} == {"000", "001", "002", "003", "004"}
+    for link in re.findall(r"\]\(([^)]+)\)", text):
+        assert (ROOT / "docs" / link).resolve().exists(), link
