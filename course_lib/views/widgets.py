@@ -28,7 +28,7 @@ def explore(
 
     A control is (low, high, step, start) for a slider of whole or real numbers, a list or a dict for a choice, True or
     False for a box, a string for a text, or a widget. `labels` renames controls. With columns > 1 `draw` gets that many
-    axes. If `draw` returns a Picture its alt text is used.
+    axes. If `draw` returns a Picture, this is shown, under its own alt text.
 
     The figure is an ordinary PNG output, replaced in place when a control moves: so a stored notebook, GitHub and
     print show its last state, and without a running kernel nothing is missing but the movement. Every control has
@@ -48,7 +48,8 @@ def explore(
         result = draw(axes, **values)
         state = ", ".join(f"{name} {value}" for name, value in values.items())
         said = result.alt if isinstance(result, Picture) else alt or draw.__name__.replace("_", " ")
-        return Picture(figure, f"{said} (at {state})")
+        own = result.figure if isinstance(result, Picture) else figure
+        return Picture(own, f"{said} (at {state})")
 
     fallback = "Controls (they move in a running notebook): " + ", ".join(
         f"{widget.description} {widget.value}" for widget in made.values()

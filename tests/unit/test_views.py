@@ -314,6 +314,16 @@ def test_explore_and_predict_in_a_real_kernel(tmp_path):
     assert "application/vnd.jupyter.widget-view+json" in form
 
 
+def test_explore_shows_the_picture_that_draw_brings_along(monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda data, **options: shown.append(data))
+    views.explore(lambda ax, method: views.where_it_adds(method), method=["IA3", "PromptTuning"])
+    assert "text/plain" in shown[0]
+    picture = views.where_it_adds("IA3")
+    assert shown[1]["text/plain"] == f"{picture.alt} (at method IA3)"
+    assert shown[1]["image/png"] == picture.png()
+
+
 def test_importing_the_views_loads_no_pyplot():
     import subprocess
 
