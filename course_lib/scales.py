@@ -57,6 +57,18 @@ SIZES: dict[str, dict[str, dict[str, object]]] = {
             "prompt_rows": 64, "prompt_test_rows": 128, "curve_rows": 256,
         },
     },
+    "42": {
+        "laptop": {
+            "words": 10, "rows": 400, "test_rows": 292, "epochs": 2, "seeds": 3, "widths": (1, 4, 64),
+            "stds": (0.1, 0.3), "ablation_rows": 200, "source_rows": 300, "source_epochs": 3, "few_rows": 100,
+            "few_epochs": 5,
+        },
+        "gpu": {
+            "words": 1000, "rows": 2000, "test_rows": 1569, "epochs": 3, "seeds": 5, "widths": (1, 2, 4, 32, 64, 256),
+            "stds": (0.0001, 0.1, 0.3), "ablation_rows": 800, "source_rows": 2000, "source_epochs": 3,
+            "few_rows": 100, "few_epochs": 8,
+        },
+    },
     "44": {
         "laptop": {
             "words": 10, "rows": 192, "test": 256, "epochs": 3, "ladder_epochs": 5, "spam": 96, "memory_rows": 2,
