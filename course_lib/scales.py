@@ -14,6 +14,7 @@ SIZES: dict[str, dict[str, dict[str, object]]] = {
         "laptop": {"words": 8, "reviews": 64, "test": 48, "batch": 8, "learning_rate": 0.1},
         "gpu": {"words": 25, "reviews": 1600, "test": 500, "batch": 16, "learning_rate": 0.03},
     },
+    "11": {"laptop": {"train": 100_000, "places": 200}, "gpu": {"train": 100_000, "places": 2000}},
     "12": {
         "laptop": {"batch": 32, "validation": 24, "test": 48, "draws": 3},
         "gpu": {"batch": 128, "validation": 60, "test": 150, "draws": 5},
