@@ -22,6 +22,7 @@ COMMENT = re.compile(
     r"(?P<said>\[[^\[\]]*\]|[-+−]?\d[\d,]*(?:\.\d+)?(?:\s?%)?|\.\d+)\s*<!--\s*claim\s+(?P<terms>[^>]*?)\s*-->"
 )
 ANY = re.compile(r"<!--\s*claim\b")
+NUMBERS = ((int, r"-?\d+"), (float, r"-?\d*\.\d+(?:e-?\d+)?|-?\d+e-?\d+"))
 SPEC = re.compile(r"[+,]?\.?\d*[fgd%]")
 
 
@@ -74,7 +75,7 @@ def _point(text: str) -> dict:
         key, equals, value = pair.partition("=")
         if not equals:
             raise CourseError(f"In a claim, {pair!r} should be KEY=VALUE.")
-        point[key] = int(value) if re.fullmatch(r"-?\d+", value) else value
+        point[key] = next((kind(value) for kind, form in NUMBERS if re.fullmatch(form, value)), value)
     return point
 
 

@@ -28,7 +28,7 @@ def test_what_the_text_says_is_what_was_measured(path):
 def stored(tmp_path, monkeypatch):
     rows = [
         {
-            "point": {"method": method, "rows": 256, "seed": seed},
+            "point": {"method": method, "rows": 256, "rate": 0.008, "seed": seed},
             "measured": {"accuracy": value, "before": value - 0.1 * (1 + seed), "parameters": 1200.0},
         }
         for method, values in {"probe": (0.60, 0.62, 0.64), "adapter": (0.70, 0.74, 0.75)}.items()
@@ -46,6 +46,7 @@ GOOD = [
     "better by 0.110<!--claim made-up accuracy method=adapter - method=probe .3f-->",
     "a gain of +0.200<!--claim made-up accuracy-before method=probe +.3f-->",
     "1,200<!--claim made-up parameters method=probe ,.0f-->",
+    "0.620<!--claim made-up accuracy method=probe,rate=0.008 .3f-->",
 ]
 
 
