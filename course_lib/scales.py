@@ -70,6 +70,16 @@ SIZES: dict[str, dict[str, dict[str, object]]] = {
             "few_rows": 100, "few_epochs": 8,
         },
     },
+    "43": {
+        "laptop": {
+            "words": 8, "train_rows": 40, "test_rows": 40, "sentences": 6, "skill_steps": 160, "skill_rate": 6e-3,
+            "steps": 60, "sweep_seeds": 2,
+        },
+        "gpu": {
+            "words": 20, "train_rows": 800, "test_rows": 300, "sentences": 100, "skill_steps": 400, "skill_rate": 6e-3,
+            "steps": 60, "sweep_seeds": 5,
+        },
+    },
     "44": {
         "laptop": {
             "words": 10, "rows": 192, "test": 256, "epochs": 3, "ladder_epochs": 5, "spam": 96, "memory_rows": 2,
