@@ -48,6 +48,16 @@ SIZES: dict[str, dict[str, dict[str, object]]] = {
             "sample_tokens": 100,
         },
     },
+    "33": {
+        "laptop": {
+            "conversations": 400, "windows": 16000, "copy_steps": 450, "symbols": 200_000, "mask_steps": 350,
+            "test_words": 10_000, "head_rows": 1000, "head_test_rows": 300, "span_steps": 80,
+        },
+        "gpu": {
+            "conversations": 2900, "windows": 200_000, "copy_steps": 1000, "symbols": 2_000_000, "mask_steps": 3000,
+            "test_words": 50_000, "head_rows": 5000, "head_test_rows": 1000, "span_steps": 1000,
+        },
+    },
     "41": {
         "laptop": {
             "words": 20, "rows": 256, "test_rows": 256, "adapter_epochs": 2, "full_epochs": 2, "probe_epochs": 10,
