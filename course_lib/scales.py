@@ -100,6 +100,10 @@ SIZES: dict[str, dict[str, dict[str, object]]] = {
             "memory_tokens": 128, "news": 32, "news_tokens": 64,
         },
     },
+    "45": {
+        "laptop": {"words": 12, "rows": 256, "test_rows": 256, "epochs": 3, "lora_rate": 2e-3, "term_rate": 8e-3},
+        "gpu": {"words": 1000, "rows": 2000, "test_rows": 1569, "epochs": 3, "lora_rate": 2e-3, "term_rate": 8e-3},
+    },
 }
 
 
