@@ -72,7 +72,7 @@ SIZES: dict[str, dict[str, dict[str, object]]] = {
         "laptop": {
             "words": 10, "rows": 400, "test_rows": 292, "epochs": 2, "seeds": 3, "widths": (1, 4, 64),
             "stds": (0.1, 0.3), "ablation_rows": 200, "source_rows": 240, "source_epochs": 3, "few_rows": 100,
-            "few_epochs": 4,
+            "few_epochs": 8,
         },
         "gpu": {
             "words": 1000, "rows": 2000, "test_rows": 1569, "epochs": 3, "seeds": 5, "widths": (1, 2, 4, 32, 64, 256),
