@@ -167,7 +167,7 @@ def test_a_wrong_reference_is_our_mistake():
 def keys_in_code():
     """Every message key written in the rooms' code, and the "right" of each exercise."""
     code = "".join(path.read_text(encoding="utf-8") for path in FOLDER.glob("*.py"))
-    return set(re.findall(r'"((?:\d\d\.\d+|general)\.[a-z_]+)"', code)) | {
+    return set(re.findall(r'"((?:\d\d\.\d+|general)\.[a-zA-Z0-9_]+)"', code)) | {
         f"{number}.right" for number in registry.all_checks()
     }
 

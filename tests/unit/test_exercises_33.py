@@ -93,6 +93,7 @@ def of_the_rest(*arguments):
         ("over_all", lambda *a: (over_all_tokens(*a)[0], by_dice(*a[:4], 0.999, a[5])[1])),
         ("kept_unscored", relabelled(lambda ids, seen, labels, mask: (seen, labels.masked_fill(seen == ids, -100)))),
         ("random_unscored", relabelled(lambda ids, seen, labels, mask: (seen, labels.masked_fill(seen != mask, -100)))),
+        ("changed_unscored", relabelled(lambda ids, seen, labels, m: (seen, labels.masked_fill(seen == m, -100)))),
         ("labels_of_the_seen", relabelled(lambda ids, seen, labels, mask: (seen, seen.where(labels != -100, labels)))),
         ("labels", relabelled(lambda ids, seen, labels, mask: (seen, ids.roll(1, 1).where(labels != -100, labels)))),
         ("in_place", writing),

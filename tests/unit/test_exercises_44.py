@@ -49,6 +49,18 @@ def with_attention(**options):
     return answer
 
 
+def turned_values(block, x, l_k, l_v, l_ff):
+    """The rotation on the values too."""
+    return attend(block, x, K=lambda y: l_k * y, V=lambda y: block.rotate(l_v * y)), feed(block, x, l_ff)
+
+
+def scales_without_the_bias(block, x, l_k, l_v, l_ff):
+    def scaled(linear, scale):
+        return lambda y: scale * (x @ linear.weight.T) + linear.bias
+
+    return attend(block, x, K=scaled(block.key, l_k), V=scaled(block.value, l_v)), feed(block, x, l_ff)
+
+
 def with_ffn(make):
     return lambda block, x, l_k, l_v, l_ff: (scaled_block(block, x, l_k, l_v, l_ff)[0], make(block, x, l_ff))
 
@@ -68,6 +80,8 @@ def times_v(l_k, l_v):
         ("on_q_too", with_attention(Q=times_k, K=times_k, V=times_v)),
         ("after_rope", with_attention(after=times_k, V=times_v)),
         ("no_rope", with_attention(K=times_k, V=times_v, rotate=lambda l_k, l_v: lambda y: y)),
+        ("rope_on_v", turned_values),
+        ("bias_left_out", scales_without_the_bias),
         ("v_missing", with_attention(K=times_k)),
         ("k_missing", with_attention(V=times_v)),
         ("swapped", with_attention(K=times_v, V=times_k)),

@@ -83,6 +83,11 @@ def by_exp(Q, K, P_k, mask=None):
     return Z_P / (Z_P + Z)
 
 
+def sums_of_scores(Q, K, P_k, mask=None):
+    of_prefix, of_text = scores_of(Q, P_k).sum(-1), scores_of(Q, K).sum(-1)
+    return of_prefix / (of_prefix + of_text)
+
+
 def writes(Q, K, P_k, mask=None):
     answer = by_logsumexp(Q, K, P_k, mask)
     Q *= 2
@@ -121,6 +126,7 @@ def zero_keys(Q, K, P_k, mask=None):
         ("mask_zero", zero_for_hidden),
         ("mask_nan", times_minus_infinity),
         ("mask_inverted", lambda Q, K, P, m=None: by_logsumexp(Q, K, P, None if m is None else ~m)),
+        ("no_exp", sums_of_scores),
         ("overflow", by_exp),
         ("in_place", writes),
         ("no_gradient", lambda *args: by_logsumexp(*args).detach()),
@@ -229,9 +235,19 @@ def freezes_last(model):
     return new
 
 
+@torch.no_grad()
+def halves_the_weights(model):
+    new = plainly(model)
+    for linear in model.modules():
+        if isinstance(linear, nn.Linear):
+            linear.weight.mul_(0.5)
+    return new
+
+
 @pytest.mark.parametrize(
     ("key", "answer"),
     [
+        ("changed", halves_the_weights),
         ("not_zero", with_biases(lambda linear: nn.Parameter(torch.randn(linear.out_features)))),
         ("not_frozen", with_biases(zeros_for, freeze=False)),
         ("only_some", with_biases(zeros_for, chosen=lambda model: linears(model)[:2])),
