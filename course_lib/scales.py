@@ -104,6 +104,10 @@ SIZES: dict[str, dict[str, dict[str, object]]] = {
         "laptop": {"words": 12, "rows": 256, "test_rows": 256, "epochs": 3, "lora_rate": 2e-3, "term_rate": 8e-3},
         "gpu": {"words": 1000, "rows": 2000, "test_rows": 1569, "epochs": 3, "lora_rate": 2e-3, "term_rate": 8e-3},
     },
+    "46": {
+        "laptop": {"tokens": 16, "rate": 4e-3, "high": 0.1, "low": 1e-3, "sgd": (0.1, 1.0)},
+        "gpu": {"tokens": 32, "rate": 4e-3, "high": 0.1, "low": 1e-3, "sgd": (0.1, 1.0)},
+    },
 }
 
 
