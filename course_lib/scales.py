@@ -92,8 +92,8 @@ SIZES: dict[str, dict[str, dict[str, object]]] = {
     },
     "44": {
         "laptop": {
-            "words": 10, "rows": 192, "test": 256, "epochs": 3, "ladder_epochs": 5, "spam": 96, "memory_rows": 2,
-            "memory_tokens": 32, "news": 6, "news_tokens": 24,
+            "words": 9, "rows": 160, "test": 256, "epochs": 3, "ladder_epochs": 5, "spam": 64, "memory_rows": 2,
+            "memory_tokens": 32, "news": 6, "news_tokens": 20,
         },
         "gpu": {
             "words": 1000, "rows": 2000, "test": 1569, "epochs": 3, "ladder_epochs": 5, "spam": 256, "memory_rows": 8,
