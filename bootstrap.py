@@ -377,7 +377,8 @@ def run_tests():
 
 def run_browser_test():
     """Install the extra "browser" where it is missing, then drive JupyterLab in Chromium."""
-    if call(PYTHON, "-c", "import selenium") != 0:
+    missing = "import importlib.util, sys; sys.exit(importlib.util.find_spec('selenium') is None)"
+    if call(PYTHON, "-c", missing) != 0:
         pip_install("selenium", "--constraint", str(VENV / "constraints.txt"), "additive-course[browser]")
     return call(PYTHON, "-m", "pytest", "-q", "-s", "-m", "browser", "tests/browser", quiet_hub=True)
 
