@@ -1,5 +1,6 @@
 """How good is it, and how sure are we? Outputs of a model, metrics over the field's libraries, intervals."""
 
+from course_lib.evaluation.calibration import calibration_error, reliability_bins, temperature
 from course_lib.evaluation.intervals import (
     Difference,
     Measured,
@@ -22,11 +23,14 @@ __all__ = [
     "Scores",
     "Words",
     "bootstrap",
+    "calibration_error",
     "evaluate",
     "holm",
     "next_run_interval",
     "outputs",
     "paired_bootstrap",
     "paired_seeds",
+    "reliability_bins",
     "seeds_interval",
+    "temperature",
 ]
