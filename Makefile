@@ -13,7 +13,7 @@ help:
 	@echo "make fetch [ALL=1]           fetch the core sources (ALL=1: the large ones too)"
 	@echo "make doctor                  say what is here and what is missing"
 	@echo "make clean [ALL=1]           remove .venv and leftovers (ALL=1: fetched sources and models too)"
-	@echo "make bench [ONLY=steps]         measure beside peft and store it, on a quiet machine (QUICK=1: a smoke test)"
+	@echo "make bench [ONLY=steps]      measure beside peft and store it, on a quiet machine (QUICK=1: a smoke test)"
 	@echo "make test-browser            run a notebook in JupyterLab in headless Chromium"
 	@echo "make test-colab              try the notebooks' first cell as Colab would run it"
 
