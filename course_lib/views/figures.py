@@ -223,8 +223,12 @@ def next_tokens(
     note: str = "",
     roles: Mapping[str, str] | None = None,
     axes: Sequence[Axes] | None = None,
+    largest: float = 1.0,
 ) -> Picture:
-    """The likeliest next tokens with their probabilities, one column of bars a model: {name: [(token, p), ...]}."""
+    """The likeliest next tokens with their probabilities, one column of bars a model: {name: [(token, p), ...]}.
+
+    The axis ends at `largest`: 1, unless all probabilities are small.
+    """
     roles = roles or dict(zip(columns, ("base", "addition", "full", "probe"), strict=False))
     if axes is None:
         count = max(len(tokens) for tokens in columns.values())
@@ -237,9 +241,9 @@ def next_tokens(
         ax.bar_label(bars, [f"{p:.2f}" if p >= 0.005 else "<.01" for _, p in tokens], padding=3, size=9, color=INK)
         ax.set_title(name, size=10, color=look.colour, pad=4)
         ax.invert_yaxis()
-        ax.set_xlim(0, 1.12)  # room for the label of a sure token; probabilities end at 1
-        ax.spines["bottom"].set_bounds(0, 1)
-        ax.set_xticks([0, 0.5, 1])
+        ax.set_xlim(0, 1.12 * largest)  # room for the label of a sure token
+        ax.spines["bottom"].set_bounds(0, largest)
+        ax.set_xticks([0, largest / 2, largest])
         ax.set_xlabel("probability")
         ax.grid(axis="y", visible=False)
         ax.tick_params(axis="y", labelcolor=INK, length=0, labelfontfamily="monospace")

@@ -96,6 +96,9 @@ FIGURES = {
         {"before": [(" a", 0.2), ("$x$", 0.001), ("\n", 0.1)], "after": [(" yes", 0.9), (" no", 0.1), ("_", 0.0)]},
         title="It answers",
     ),
+    "small probabilities": lambda: views.next_tokens(
+        {"base": [(" a", 0.06), (" the", 0.04)]}, title="It wavers", largest=0.2
+    ),
     "budget": lambda: views.budget({"SmolLM2": 134_515_008, "prompt": 5184}, title="The prompt is small"),
     "curves": lambda: views.curves(
         {"time (ms)": {"naive": ([1, 2, 4], [1, 4, 16]), "fused": ([1, 2, 4], [1, 2, 4])}, "memory": {"naive": [0, 5]}},
@@ -120,7 +123,9 @@ def picture(request):
 
 
 def test_a_picture_is_small_and_says_what_it_shows(picture):
-    bundle, metadata = picture._repr_mimebundle_()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # matplotlib's "axes sizes collapsed" is a broken picture
+        bundle, metadata = picture._repr_mimebundle_()
     image = Image.open(io.BytesIO(bundle["image/png"]))
     assert len(bundle["image/png"]) < 60_000
     assert metadata["image/png"]["width"] == image.width / style.SHARPNESS <= 640
