@@ -1,6 +1,7 @@
 """How good is it, and how sure are we? Outputs of a model, metrics over the field's libraries, intervals."""
 
 from course_lib.evaluation.calibration import calibration_error, reliability_bins, temperature
+from course_lib.evaluation.costs import operations
 from course_lib.evaluation.intervals import (
     Difference,
     Measured,
@@ -27,6 +28,7 @@ __all__ = [
     "evaluate",
     "holm",
     "next_run_interval",
+    "operations",
     "outputs",
     "paired_bootstrap",
     "paired_seeds",

@@ -296,7 +296,7 @@ def costs(method: str, seed: int) -> dict[str, float]:
     plain = task.collate(task.features(long[:16], base.tokenizer), base.tokenizer)
     saved, budget = saved_activation_bytes(tuned, batch), tuned.budget()
     step, full_step = _stepper(tuned, batch), _stepper(full, plain)
-    flops = _flops(step)
+    flops = cl.evaluation.operations(step)
     full_step()
     times = [(_cpu_seconds(step), _cpu_seconds(full_step)) for _ in range(5)]
     own, other = (statistics.median(column) for column in zip(*times))
@@ -323,14 +323,6 @@ def _stepper(tuned: Tuned, batch: dict) -> Callable[[], None]:
 
     tuned.train()
     return step
-
-
-def _flops(step: Callable[[], None]) -> float:
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with FlopCounterMode(display=False) as counter:
-        step()
-    return counter.get_total_flops()
 
 
 def _cpu_seconds(step: Callable[[], None]) -> float:

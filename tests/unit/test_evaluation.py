@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
+import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sklearn_metrics
@@ -404,3 +405,34 @@ def test_a_table_aligns_numbers_and_chinese():
     assert str(table).splitlines() == ["name        n", "------  -----", "准确率  1,234", "F1          7"]
     assert "text-align: right" in table._repr_html_()
     assert "&lt;b&gt;" in Table(("x",), [("<b>",)])._repr_html_()
+
+
+# --- costs ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_operations_count_what_attention_multiplies(masked):
+    """2 m n k for each product: scores, values, and in the backward pass the scores again and four more."""
+    q, k = (torch.randn(2, 3, tokens, 8, requires_grad=True) for tokens in (5, 7))
+    mask = torch.ones(5, 7, dtype=torch.bool) if masked else None
+    one = 2 * 2 * 3 * 5 * 7 * 8
+
+    def attend():
+        return torch.nn.functional.scaled_dot_product_attention(q, k, k, attn_mask=mask)
+
+    with torch.no_grad():
+        assert evaluation.operations(attend) == 2 * one
+    assert evaluation.operations(lambda: attend().sum().backward()) == 7 * one
+
+
+def test_operations_of_fused_and_written_out_attention_agree():
+    model = transformers.BertModel(transformers.BertConfig(
+        vocab_size=50, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32
+    )).eval()  # fmt: skip
+    ids = torch.arange(24).view(2, 12)
+    counts = []
+    for way in ("sdpa", "eager"):
+        model.set_attn_implementation(way)
+        with torch.no_grad():
+            counts.append(evaluation.operations(lambda: model(ids)))
+    assert counts[0] == counts[1] > 0
