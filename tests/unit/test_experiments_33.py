@@ -32,7 +32,7 @@ def tiny(monkeypatch, tmp_path):
     )
     monkeypatch.setenv("COURSE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(chapter_33, "documents", lambda split: texts)
-    monkeypatch.setattr(chapter_33, "model_folder", lambda: tmp_path / "course-bert")
+    monkeypatch.setattr("course_lib.bases.own_folder", lambda name: tmp_path / name)
     sizes = {"context": 32, "width": 16, "layers": 1, "heads": 2}
     small = {**sizes, "context": 256}
     numbers = {"MERGES": 20, "SMALL_MERGES": 20, "STEPS": 3, "REVIEWS": 8}
