@@ -189,7 +189,11 @@ class Run:
     ):
         # Mixed precision is the `autocast` below: accelerate's own would replace the model's forward for good.
         unused = DistributedDataParallelKwargs(find_unused_parameters=True)
-        self.accelerator = Accelerator(mixed_precision="no", kwargs_handlers=[unused])
+        try:
+            self.accelerator = Accelerator(mixed_precision="no", kwargs_handlers=[unused])
+        except ValueError:  # a process has one precision, and another trainer has asked for its own before
+            self.accelerator = Accelerator(kwargs_handlers=[unused])
+            self.accelerator.native_amp = False
         if self.accelerator.distributed_type not in ("NO", "MULTI_CPU", "MULTI_GPU"):
             raise CourseError(
                 f"fit runs on one device or, with `accelerate launch`, on several with a copy of the model on each; it "

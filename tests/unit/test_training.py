@@ -5,6 +5,7 @@ import math
 import os
 import signal
 
+import accelerate
 import pytest
 import torch
 from hypothesis import given, settings
@@ -152,6 +153,19 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_weights_in_float32(dtype):
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     _, exact = run()
     assert history.loss == pytest.approx(exact.loss, rel=0.02)
+
+
+def test_another_trainer_of_the_process_may_have_asked_for_other_precision():
+    """As transformers' Trainer does with bf16=True; accelerate keeps one precision for the whole process."""
+    state = accelerate.state.AcceleratorState
+    state._reset_state(reset_partial_state=True)
+    theirs = accelerate.Accelerator(mixed_precision="bf16", cpu=True)
+    try:
+        _, history = run(max_steps=2)
+        assert len(history.loss) == 2
+        assert theirs.mixed_precision == "bf16"  # theirs goes on as it was
+    finally:
+        state._reset_state(reset_partial_state=True)
 
 
 def test_the_best_weights_come_back_and_patience_ends_the_run():
