@@ -1,7 +1,11 @@
 """How good is it, and how sure are we? Outputs of a model, metrics over the field's libraries, intervals."""
 
 from course_lib.evaluation.calibration import calibration_error, reliability_bins, temperature
+<<<<<<< HEAD
 from course_lib.evaluation.costs import operations
+=======
+from course_lib.evaluation.distance import edit_distances
+>>>>>>> 502266f (Add the experiments of chapter 52 and edit distances)
 from course_lib.evaluation.intervals import (
     Difference,
     Measured,
@@ -25,6 +29,7 @@ __all__ = [
     "Words",
     "bootstrap",
     "calibration_error",
+    "edit_distances",
     "evaluate",
     "holm",
     "next_run_interval",
