@@ -1,11 +1,8 @@
 """How good is it, and how sure are we? Outputs of a model, metrics over the field's libraries, intervals."""
 
 from course_lib.evaluation.calibration import calibration_error, reliability_bins, temperature
-<<<<<<< HEAD
 from course_lib.evaluation.costs import operations
-=======
 from course_lib.evaluation.distance import edit_distances
->>>>>>> 502266f (Add the experiments of chapter 52 and edit distances)
 from course_lib.evaluation.intervals import (
     Difference,
     Measured,
