@@ -10,12 +10,13 @@ from course_lib.experiments import registry
 @pytest.fixture
 def quick(monkeypatch, tmp_path):
     """Two steps, few messages to write, and the addition kept elsewhere."""
-    for name, value in {"STEPS": 2, "BATCH": 2, "WRITTEN": 1, "EXAMPLES": 1, "NET_STEPS": 2, "NET_WRITTEN": 3}.items():
+    few = {"STEPS": 2, "BATCH": 2, "WRITTEN": 1, "EXAMPLES": 1, "NET_STEPS": {}, "OTHER_STEPS": 2, "NET_WRITTEN": 3}
+    for name, value in few.items():
         monkeypatch.setattr(measured, name, value)
     whole = measured.marked
     monkeypatch.setattr(measured, "marked", lambda language: whole(language)[1:2])
-    monkeypatch.setattr(measured, "addition_folder", lambda: tmp_path / "kept")
-    return tmp_path / "kept"
+    monkeypatch.setattr(measured, "models_folder", lambda: tmp_path)
+    return tmp_path
 
 
 def test_messages_are_short_and_test_messages_unseen():
@@ -49,7 +50,7 @@ def test_a_point_has_its_scores(language, way, quick):
     assert 0 <= found["chrf"] <= 100
     assert all(0 <= found[name] <= 1 for name in ("exact_match", "copied", "broken", "kept"))
     if way == "parallel":
-        cl.additive.load(measured.base_of("smollm2"), quick)
+        cl.additive.load(measured.base_of("smollm2"), quick / "ui-en-fr")
         assert found["stored"] == 570_720
 
 
@@ -77,6 +78,10 @@ def test_a_net_from_nothing_is_scored(kind, quick):
     assert found["parameters"] > 900_000
     assert 0 <= found["chrf"] <= 100
     assert found["errors"] > 0
+    if kind == "pronunciation":
+        again = measured.stored_net()
+        assert again.num_parameters() == found["parameters"]
+        assert again.head.weight is again.token_embedding.weight
 
 
 def test_every_way_has_five_seeds():
