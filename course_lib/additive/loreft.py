@@ -24,7 +24,8 @@ from .sites import Site
 @dataclass(frozen=True)
 class LoReFT(Method):
     """`rank` r; the `first` f and `last` l positions of the prompt share their parameters; `layers` are the numbers of
-    the blocks, by default all."""
+    the blocks, by default all. The paper's other form, not tied, is Sum(LoReFT(r, first=f, last=0),
+    LoReFT(r, first=0, last=l)), on prompts of f + l tokens and more."""
 
     rank: int = 4
     first: int = 4

@@ -64,6 +64,7 @@ CASES = {
     "parallel": ParBnConfig(reduction_factor=4, scaling=2.5),
     "compacter": CompacterConfig(reduction_factor=4, phm_dim=2),
     "loreft": LoReftConfig(r=2, prefix_positions=2, suffix_positions=1, tied_weights=True),
+    "loreft-untied": LoReftConfig(r=2, prefix_positions=2, suffix_positions=1, tied_weights=False),
     "prefix": PrefixTuningConfig(**PREFIX),
     "ia3": IA3Config(),
     "mam": MAMConfig(PrefixTuningConfig(**PREFIX), ParBnConfig(reduction_factor=4)),

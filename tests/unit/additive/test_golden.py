@@ -22,6 +22,7 @@ from course_lib.additive import (
     MixAndMatch,
     ParallelAdapter,
     PrefixTuning,
+    Sum,
     UniPELT,
     attach,
 )
@@ -37,6 +38,7 @@ CASES = {  # name: (our method, the families on which the library computes the s
     "parallel": (ParallelAdapter(4, scale=2.5), ("bert",)),
     "compacter": (Compacter(4, n=2), ALL),
     "loreft": (LoReFT(2, first=2, last=1), ALL),
+    "loreft-untied": (Sum(LoReFT(2, first=2, last=0), LoReFT(2, first=0, last=1)), ALL),
     "prefix": (PrefixTuning(3, hidden=5, compat="adapters"), ALL),
     "ia3": (IA3(compat="adapters"), ("bert",)),
     "mam": (MixAndMatch(3, 5, 4, 4.0, compat="adapters"), ("bert",)),
@@ -50,7 +52,9 @@ RULES = [
     (r"blocks\.\d+\..*self_prefix\.wte\.weight", "attend.start"),
     (r"blocks\.\d+\..*self_prefix\.control_trans", "attend.mlp"),
     (r"blocks\.(\d+)\..*prefix_gates\.\w+", r"gated.attend.gates.\1.linear"),
-    (r"reft_layer\.refts\.\w+\.units\.0\.", "edit."),
+    (r"blocks\.(\d+)\.reft_layer\.refts\.loreft-untied\.units\.0\.", r"part1.blocks.\1.edit."),
+    (r"blocks\.(\d+)\.reft_layer\.refts\.loreft-untied\.units\.1\.", r"part2.blocks.\1.edit."),
+    (r"reft_layer\.refts\.loreft\.units\.0\.", "edit."),
     (r"edit\.learned_source", "edit.linear"),
     (r"edit\.projection\.weight", "edit.rows"),
     (r"attention(?:\.output|_adapters)\.adapters\.\w+", "attention.after"),
@@ -153,7 +157,7 @@ def test_values_and_gradients_are_those_of_adapters(case, family):
     tuned = attach(base, CASES[case][0])
     put(tuned.additions["default"], ours_from(tensors, case, "weight"))
     for part in tuned.additions["default"].parts.values():
-        if case == "loreft":  # the gradient at R itself, without the way in which each library keeps it orthonormal
+        if case.startswith("loreft"):  # the gradient at R itself, however a library keeps it orthonormal
             assert torch.allclose(part.R(), part.rows, atol=1e-5)
             part.R = lambda part=part: part.rows
     agree(tuned, tensors, case)
