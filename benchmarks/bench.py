@@ -13,6 +13,8 @@ handling   attach, merge and switch, in seconds
 memory     peak memory of a step, every contender in a process of its own (on Linux)
 finetune   MiniLM on 2,000 movie reviews with LoRA: cl.fit beside peft and transformers' Trainer, with the same rate,
            batch and epochs, in two number formats, with and without batches of similar length; Trainer's defaults too
+adapters   a training step and its peak memory beside the `adapters` library, which needs another transformers and so
+           runs in an environment of its own: --adapters-python golden/bin/python (how to make it: tests/golden)
 
 Contenders take turns within a round, in an order drawn anew for each round, and a ratio is taken within its round; what
 is stored is the median of these ratios with a 95 % bootstrap interval. Both sides compute the same function from the
@@ -51,8 +53,10 @@ import course_lib as cl  # noqa: E402
 from course_lib.additive import (  # noqa: E402
     IA3,
     BottleneckAdapter,
+    Compacter,
     LayerNormTuning,
     LoRA,
+    LoReFT,
     ParallelAdapter,
     PrefixTuning,
     PromptTuning,
@@ -96,7 +100,8 @@ class Contest:
         return {
             "LoRA": LoRA(rank=8, alpha=16), "IA3": IA3(), "PromptTuning": PromptTuning(20, compat=compat),
             "PTuning": PTuning(20, compat=compat), "PrefixTuning": PrefixTuning(10, hidden=None),
-            "LayerNormTuning": LayerNormTuning(), "ParallelAdapter": ParallelAdapter(16),
+            "LayerNormTuning": LayerNormTuning(), "BottleneckAdapter": BottleneckAdapter(16),
+            "ParallelAdapter": ParallelAdapter(16), "Compacter": Compacter(16), "LoReFT": LoReFT(),
         }[name]
 
     def config(self, name: str) -> peft.PeftConfig:
@@ -150,8 +155,8 @@ def stepper(model: torch.nn.Module, batch: dict, optimised: bool = True, **more)
 class Clock:
     """Runs contenders in turns and compares them."""
 
-    def __init__(self, now: Callable[[], float], quick: bool):
-        self.now, self.quick = now, quick
+    def __init__(self, now: Callable[[], float], quick: bool, adapters_python: str | None = None):
+        self.now, self.quick, self.adapters_python = now, quick, adapters_python
         self.draw = random.Random(0)
 
     def rounds(self, contenders: dict[str, Callable], seconds: float) -> dict[str, list[float]]:
@@ -321,10 +326,14 @@ def memory(clock: Clock, bases: list[str], methods: tuple[str, ...]) -> Iterator
         for method in ("LoRA", "PromptTuning", "PrefixTuning")[: 1 if clock.quick else 3]:
             measured = {}
             for side in ("ours", "peft"):
-                command = [sys.executable, __file__, "--peak", name, method, side]
-                said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-                measured |= {f"{side}_{key}": value for key, value in json.loads(said.splitlines()[-1]).items()}
+                measured |= {f"{side}_{key}": value for key, value in peak(name, method, side).items()}
             yield {"section": "memory", "base": name, "method": method}, measured
+
+
+def peak(name: str, method: str, side: str) -> dict[str, float]:
+    """What `peak_of` prints, in a process of its own."""
+    command = [sys.executable, __file__, "--peak", name, method, side]
+    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
 
 
 def peak_of(name: str, method: str, side: str) -> None:
@@ -412,10 +421,61 @@ def accuracy_of(model, contest, test) -> float:
     return right / len(test)
 
 
+ADAPTERS = ("BottleneckAdapter", "ParallelAdapter", "Compacter", "LoReFT")
+
+
+class Elsewhere:
+    """The same step by the `adapters` library, in a process of its own that waits for its turn."""
+
+    def __init__(self, python: str, folder: str, method: str, contest: Contest):
+        worker = Path(__file__).with_name("adapters_worker.py")
+        command = [python, str(worker), folder, method, str(contest.rows), str(contest.tokens)]
+        clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=clean)
+        self.trained = self.answer()["trained"]
+
+    def ask(self, command: str) -> dict:
+        print(command, file=self.process.stdin, flush=True)
+        return self.answer()
+
+    def answer(self) -> dict:
+        if line := self.process.stdout.readline():
+            return json.loads(line)
+        raise SystemExit("The process of the adapters library has ended; its own words stand above.")
+
+
+def beside_adapters(clock: Clock, bases: list[str], methods: tuple[str, ...]) -> Iterator[Row]:
+    python = clock.adapters_python
+    if not python:
+        print("  skipped: name the interpreter that has the library, with --adapters-python")
+        return
+    for name in bases:
+        contest = Contest(name)
+        with tempfile.TemporaryDirectory() as folder:
+            contest.plain.save_pretrained(folder)
+            for method in ADAPTERS:
+                tuned = contest.ours(method)
+                theirs, again, fresh = (Elsewhere(python, folder, method, contest) for _ in range(3))
+                runs = {"ours": stepper(tuned, contest.batch())}
+                runs |= {key: lambda p=p: p.ask("step") for key, p in (("adapters", theirs), ("adapters_again", again))}
+                times = clock.rounds(runs, 15 if name == "minilm" else 40)
+                peaks = {"adapters": fresh.ask("peak"), "ours": peak(name, method, "ours")}
+                for side in (theirs, again, fresh):
+                    side.process.communicate()
+                yield {"section": "adapters", "base": name, "method": method}, {
+                    **ratio(times["ours"], times["adapters"]),
+                    **ratio(times["adapters_again"], times["adapters"], "control"),
+                    **medians(times), "rounds": len(times["ours"]), "ours_trained": tuned.budget().trained,
+                    "adapters_trained": theirs.trained,
+                    **{f"{side}_mb_above_model": measured["mb_above_model"] for side, measured in peaks.items()},
+                }
+
+
 # --- what is printed and stored --------------------------------------------------------------------------------------
 
 
 SECTIONS = {f.__name__: f for f in (steps, forward, mixed, cache, handling, memory, finetune)}
+SECTIONS["adapters"] = beside_adapters
 
 
 def main() -> None:
@@ -425,6 +485,7 @@ def main() -> None:
     parser.add_argument("--base", choices=BASES, action="append", help="one base (default: both)")
     parser.add_argument("--method", choices=METHODS, action="append", help="one method (default: all six)")
     parser.add_argument("--cpu-time", action="store_true", help="CPU seconds, for a busy machine; nothing is stored")
+    parser.add_argument("--adapters-python", metavar="PATH", help="the interpreter that has the adapters library")
     parser.add_argument("--peak", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     transformers.utils.logging.set_verbosity_error()
@@ -434,7 +495,7 @@ def main() -> None:
     unknown = set(options.sections) - SECTIONS.keys()
     if unknown:
         parser.error(f"there is no section {', '.join(sorted(unknown))}; there are {', '.join(SECTIONS)}")
-    clock = Clock(time.process_time if options.cpu_time else time.perf_counter, options.quick)
+    clock = Clock(time.process_time if options.cpu_time else time.perf_counter, options.quick, options.adapters_python)
     bases = options.base or (["minilm"] if options.quick else list(BASES))
     methods = tuple(options.method or METHODS)
     stored = not (options.quick or options.cpu_time)
@@ -478,7 +539,8 @@ def keep(rows: list[dict]) -> None:
     old = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else []
     new = {json.dumps(row["point"]): row for row in [*old, *rows]}
     content = {
-        "name": "bench", "about": "Seconds and memory of the course's additions beside peft 0.21 and the base alone.",
+        "name": "bench",
+        "about": "Seconds and memory of the course's additions beside peft 0.21, adapters 1.3 and the base alone.",
         "provenance": {"command": "make bench", **runner.provenance()}, "rows": list(new.values()),
     }
     cl.runtime.write_text_atomically(path, json.dumps(content, indent=1) + "\n")

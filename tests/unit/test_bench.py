@@ -3,6 +3,8 @@
 import importlib.util
 import json
 import random
+import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -48,3 +50,14 @@ def test_rows_of_a_point_are_replaced_and_others_stay(bench, tmp_path, monkeypat
     assert [row["measured"]["ratio"] for row in content["rows"]] == [0.9, 1.0]
     assert store.results("bench").values("ratio", method="LoRA") == {0: 0.9}
     assert content["provenance"]["packages"]["peft"]
+
+
+def test_a_worker_that_ends_is_a_sentence(bench, tmp_path, monkeypatch):
+    (tmp_path / "adapters_worker.py").write_text('print(\'{"trained": 3}\')\ninput()')
+    monkeypatch.setattr(bench, "__file__", str(tmp_path / "bench.py"))
+    contest = SimpleNamespace(rows=2, tokens=3)
+    worker = bench.Elsewhere(sys.executable, "folder", "LoReFT", contest)
+    assert worker.trained == 3
+    with pytest.raises(SystemExit, match="has ended"):
+        worker.ask("step")
+    worker.process.communicate()
