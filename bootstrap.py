@@ -190,7 +190,7 @@ def install_packages():
     # The course itself builds with the setuptools of .venv, so that this needs no network; packages that come as
     # source archives ask for more, and build in isolation under the same pins.
     pip_install("the course", "--no-deps", "--no-build-isolation", "--editable", str(ROOT))
-    pip_install("packages", *under, "--build-constraint", str(constraints), "additive-course[lab]")
+    pip_install("packages", *under, "--build-constraint", str(constraints), "additive-course[lab,serve]")
     prepare_jupyter()
     say(f"Packages are in place ({time.monotonic() - started:.0f} s)")
 
@@ -483,7 +483,7 @@ def install_on_colab():
     constraints.write_text("".join(f"{line}\n" for line in colab_constraints()))
     say(f"Installing the course; {', '.join(colab_constraints()[:3])} stay as they are")
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    installed = subprocess.run([*command, "--constraint", str(constraints), "--editable", str(ROOT)], cwd=ROOT)
+    installed = subprocess.run([*command, "--constraint", str(constraints), "--editable", f"{ROOT}[serve]"], cwd=ROOT)
     if installed.returncode != 0:
         raise SetupError("pip could not install the course: see its lines above. Then run the cell again.")
     return subprocess.run([sys.executable, "-m", "course_lib", "fetch"], cwd=ROOT).returncode

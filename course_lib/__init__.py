@@ -11,7 +11,7 @@ __version__ = "0.1.0"
 
 _ROOMS = (
     "runtime", "scales", "sources", "corpora", "language_models", "bases", "architectures", "additive", "tasks",
-    "training", "evaluation", "experiments", "views", "exercises", "notebooks",
+    "training", "evaluation", "experiments", "views", "exercises", "notebooks", "serving",
 )
 
 _NAMES = {

@@ -71,6 +71,16 @@ def methods(options: argparse.Namespace) -> int:
     return 0
 
 
+def serve(options: argparse.Namespace) -> int:
+    from course_lib import serving
+
+    serving.serve(
+        options.folders, base=options.base, host=options.host, port=options.port, max_rows=options.max_rows,
+        max_wait=options.max_wait_ms / 1000, max_queue=options.max_queue,
+    )
+    return 0
+
+
 def assignment(options: argparse.Namespace) -> int:
     from course_lib import exercises
 
@@ -112,6 +122,14 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--again", action="store_true", help="also the points that are there")
     command = add(methods, "list every method with its family, paper, formula and count")
     command.add_argument("--base", help="also count what each trains and stores on this base (minilm, smollm2)")
+    command = add(serve, "answer over HTTP with one base and many saved additions, until Ctrl-C")
+    command.add_argument("folders", nargs="+", help="folders of saved additions; the folder's name is the addition's")
+    command.add_argument("--base", default="minilm", help="the base that they were trained on (default: minilm)")
+    command.add_argument("--host", default="127.0.0.1", help="where to listen (default: this machine alone)")
+    command.add_argument("--port", type=int, default=8000, help="0 takes a free one (default: 8000)")
+    command.add_argument("--max-rows", type=int, default=32, help="rows of a batch at most (default: 32)")
+    command.add_argument("--max-wait-ms", type=float, default=4, help="how long a row waits for others (default: 4)")
+    command.add_argument("--max-queue", type=int, default=256, help="rows that may wait; more get a 429 (default: 256)")
     command = add(assignment, "write a chapter's version for students, without solutions")
     command.add_argument("chapter")
     return result

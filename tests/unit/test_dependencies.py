@@ -27,10 +27,10 @@ def owners() -> dict[str, list[str]]:
 
 
 @functools.cache
-def declared() -> tuple[set[str], set[str]]:
+def declared() -> tuple[set[str], set[str], set[str]]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    lab = project["optional-dependencies"]["lab"]
-    return {distribution(line) for line in project["dependencies"]}, {distribution(line) for line in lab}
+    library, lab, serve = project["dependencies"], *(project["optional-dependencies"][it] for it in ("lab", "serve"))
+    return tuple({distribution(line) for line in lines} for lines in (library, lab, serve))
 
 
 def imported(path: Path) -> set[str]:
@@ -50,10 +50,11 @@ def files():
 
 @pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(ROOT / "course_lib")))
 def test_imports_are_declared(path):
-    library, lab = declared()
+    library, lab, serve = declared()
     for module in imported(path):
         names = {distribution(name) for name in owners().get(module, [module])}
         allowed = library | (lab & LAB_ONLY.get(path.name, set()))
+        allowed |= serve if "serving" in path.parts else set()
         assert names & allowed, f"{path.name} imports {module} of {names}, which pyproject.toml does not name"
 
 

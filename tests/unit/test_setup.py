@@ -47,7 +47,7 @@ def test_conda_installs_the_same_from_the_same_files():
     python, make, _, pip = environment["dependencies"]
     assert environment["name"] == PROJECT["project"]["name"]
     assert (python, make) == (f"python={PROJECT['project']['requires-python'].lstrip('>=')}", "make")
-    assert pip == {"pip": ["-c constraints.txt", "-e .[lab]"]}
+    assert pip == {"pip": ["-c constraints.txt", "-e .[lab,serve]"]}
 
 
 def test_no_index_address_is_in_the_repository():
