@@ -26,6 +26,7 @@
 
     language = lms.SyntheticLanguage(seed=0)          # .sample(n), .entropy (bits a symbol), true logits
     tokenizer = lms.Bytes(sentinels=32)               # for the tasks MaskedTokens (with an Encoder) and SpanDenoising
+    tokenizer = lms.Characters(texts)                 # a token for each character: for Chinese
 
     lms.to_transformers(model)                        # the same function as GPT2LMHeadModel, LlamaForCausalLM, ...
     lms.from_transformers(cl.load_base("smollm2").model)
@@ -36,6 +37,7 @@ positions, masks, the block), gpt.py, encoder.py, encoder_decoder.py, sampling.p
 """
 
 from .bytes_tokenizer import Bytes
+from .characters import Characters
 from .convolution import Convolution
 from .encoder import Encoder, EncoderConfig
 from .encoder_decoder import EncoderDecoder, EncoderDecoderConfig
@@ -51,6 +53,7 @@ from .transformers_weights import from_transformers, load, save, to_transformers
 __all__ = [
     "GPT",
     "Bytes",
+    "Characters",
     "Convolution",
     "Encoder",
     "EncoderConfig",
