@@ -67,6 +67,7 @@ def main():
     for name, text in (
         ("notebooks", "run changed notebooks again and store their outputs"),
         ("run", "run chapters headless, nothing is written (default: all)"),
+        ("slides", "write lecture decks to build/slides"),
         ("fetch", "fetch sources (default: the core ones)"),
         ("doctor", "say what is here and what is missing"),
     ):

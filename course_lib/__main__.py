@@ -88,6 +88,13 @@ def assignment(options: argparse.Namespace) -> int:
     return 0
 
 
+def slides(options: argparse.Namespace) -> int:
+    from course_lib.publishing import slides
+
+    slides.build(options.chapters)
+    return 0
+
+
 def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(
         prog="python -m course_lib", description="Adding to Language Models: the course."
@@ -130,6 +137,8 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--max-rows", type=int, default=32, help="rows of a batch at most (default: 32)")
     command.add_argument("--max-wait-ms", type=float, default=4, help="how long a row waits for others (default: 4)")
     command.add_argument("--max-queue", type=int, default=256, help="rows that may wait; more get a 429 (default: 256)")
+    command = add(slides, "write lecture decks to build/slides; they work without a network")
+    command.add_argument("chapters", nargs="*", help="chapter numbers (default: all)")
     command = add(assignment, "write a chapter's version for students, without solutions")
     command.add_argument("chapter")
     return result
