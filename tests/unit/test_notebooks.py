@@ -1,6 +1,7 @@
 """The notebooks as files: the same first cell, outputs made by the code that stands there, ids, nothing volatile."""
 
 import json
+import re
 
 import nbformat
 import pytest
@@ -40,6 +41,14 @@ def test_nothing_volatile_is_stored(path):
     assert nbformat.writes(notebook) == before, "run `make notebooks`"
     ids = [cell.id for cell in notebook.cells]
     assert len(set(ids)) == len(ids)
+
+
+@pytest.mark.parametrize("path", COURSE)
+def test_no_warning_and_no_folder_of_a_machine_is_stored(path):
+    for cell in notebooks.read(path).cells:
+        for output in cell.get("outputs", []):
+            assert output.get("name") != "stderr", f"{path.name}, cell {cell.id}: {output.text}"
+            assert not re.search(r"/(tmp|home|root|work|Users)/", nbformat.from_dict(output).get("text", "")), cell.id
 
 
 def test_the_minutes_are_those_of_the_notebooks():
