@@ -15,6 +15,7 @@ from course_lib.evaluation.intervals import (
 )
 from course_lib.evaluation.metrics import METRICS, Metric, Words
 from course_lib.evaluation.predict import Predictions, Scores, evaluate, outputs
+from course_lib.evaluation.ranking import gains, hits, ranks, sampled_ranks
 
 __all__ = [
     "METRICS",
@@ -28,13 +29,17 @@ __all__ = [
     "calibration_error",
     "edit_distances",
     "evaluate",
+    "gains",
+    "hits",
     "holm",
     "next_run_interval",
     "operations",
     "outputs",
     "paired_bootstrap",
     "paired_seeds",
+    "ranks",
     "reliability_bins",
+    "sampled_ranks",
     "seeds_interval",
     "temperature",
 ]
