@@ -89,6 +89,27 @@ def windows(train: Sequence[Sequence[int]], length: int) -> list[dict]:
     return features
 
 
+def popularity(train: Sequence[Sequence[int]], items: int) -> Tensor:
+    """(V,) how often each item stands in the histories to learn from."""
+    return torch.bincount(torch.tensor([item for taken in train for item in taken]), minlength=items + 1).float()
+
+
+def recent_popularity(rows: Iterable[dict], split: Split, part: str, items: int, days: float) -> Tensor:
+    """(U, V) how often each item was taken in the days before each user's target was, ties by overall popularity.
+
+    Only what the split lets one learn from is counted, and only what was there at the time.
+    """
+    held = {user: set(pair) for user, *pair in zip(split.users, split.validation, split.test)}
+    at = {(row["user"], row["item"]): row["timestamp"] for row in rows}
+    kept = sorted((time, item) for (user, item), time in at.items() if item not in held.get(user, ()))
+    times, taken = torch.tensor([time for time, _ in kept]), torch.tensor([item for _, item in kept])
+    now = torch.tensor([at[pair] for pair in zip(split.users, split.targets(part))])
+    first, last = torch.searchsorted(times, now - int(days * 86400)), torch.searchsorted(times, now)
+    counts = [torch.bincount(taken[a:b], minlength=items + 1) for a, b in zip(first, last)]
+    overall = popularity(split.train, items)
+    return torch.stack(counts) + overall / (1 + overall.sum())
+
+
 # --- models: they answer with states (B, T, d) and the table of items (V, d); a score is their product -------------
 
 

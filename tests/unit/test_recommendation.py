@@ -55,6 +55,24 @@ def test_windows_ask_for_each_item_once():
     assert all(len(f["input_ids"]) == len(f["labels"]) <= 3 for f in features)
 
 
+def test_popularity_counts_what_may_be_learned_from():
+    assert recommendation.popularity([[1, 3], [3]], 4).tolist() == [0, 1, 0, 2, 0]
+
+
+def test_recent_popularity_counts_the_days_before():
+    day = 86400
+    given = rows(
+        (1, 1, 0), (1, 2, 9 * day), (1, 5, 10 * day), (1, 3, 11 * day),
+        (2, 2, 8 * day), (2, 4, 9 * day), (2, 3, 12 * day), (2, 1, 20 * day),
+    )  # fmt: skip
+    split = recommendation.leave_last_out(recommendation.histories(given))
+    found = recommendation.recent_popularity(given, split, "test", 5, days=4)
+    assert found.round().tolist() == [[0, 0, 2, 0, 1, 0], [0, 0, 0, 0, 0, 0]]
+    found = recommendation.recent_popularity(given, split, "validation", 5, days=100)
+    assert found.round().tolist() == [[0, 1, 2, 0, 1, 0], [0, 1, 2, 0, 1, 0]]
+    assert found[0, 0] < found[0, 3] + 1
+
+
 # --- metrics ---------------------------------------------------------------------------------------------------------
 
 
