@@ -56,7 +56,7 @@ def terms():
 
 def stems(term):
     """The words of a term, without an ending that its plural or verb may change."""
-    return [word[: max(3, len(word) - 4)] for word in re.findall(r"[A-Za-z][\w-]+", term.casefold())]
+    return [word[: max(3, len(word) - 3)] for word in re.findall(r"[A-Za-z][\w-]+", term.casefold())]
 
 
 def test_the_glossary_has_each_term_once_in_both_languages():
