@@ -3,7 +3,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; 
 	$$p -c '' 2>/dev/null && { echo $$p; exit; }; done; echo python3)
 BOOTSTRAP = $(PYTHON) bootstrap.py
 
-.PHONY: help lab test notebooks run fetch doctor clean bench slides test-browser test-colab
+.PHONY: help lab test notebooks run fetch doctor clean bench slides book test-browser test-colab
 
 help:
 	@echo "make lab [PORT=8888]         set up and open JupyterLab on the first notebook"
@@ -11,6 +11,7 @@ help:
 	@echo "make notebooks [CHAPTER=41]  run changed notebooks again and store their outputs (ALL=1: every notebook)"
 	@echo "make run [CHAPTER=41]        run the course, or a chapter, headless; nothing is written"
 	@echo "make slides [CHAPTER=41]     write the lecture decks to build/slides"
+	@echo "make book                    write the course as one site to build/book"
 	@echo "make fetch [ALL=1]           fetch the core sources (ALL=1: the large ones too)"
 	@echo "make doctor                  say what is here and what is missing"
 	@echo "make clean [ALL=1]           remove .venv and leftovers (ALL=1: fetched sources and models too)"
@@ -39,5 +40,5 @@ bench:
 clean:
 	@$(BOOTSTRAP) clean $(if $(ALL),--all)
 
-test doctor test-browser test-colab:
+test doctor book test-browser test-colab:
 	@$(BOOTSTRAP) $@

@@ -62,7 +62,8 @@ def main():
     lab.add_argument("--no-browser", action="store_true", help="only print the address")
     lab.add_argument("--notebook", default=FIRST_NOTEBOOK, help="the notebook to open")
     commands.add_parser("test", help="set up, then ruff, unit tests and every notebook")
-    commands.add_parser("test-browser", help="set up, then drive JupyterLab in headless Chromium")
+    commands.add_parser("book", help="set up, then build the book")
+    commands.add_parser("test-browser", help="set up, then try widgets, slides and book in headless Chromium")
     commands.add_parser("test-colab", help="set up, then try the first cell as Colab would run it")
     for name, text in (
         ("notebooks", "run changed notebooks again and store their outputs"),
@@ -99,6 +100,9 @@ def main():
     if options.command == "bench":
         quick = ["--quick"] if options.quick else []
         return call(PYTHON, "benchmarks/bench.py", *quick, *options.sections, quiet_hub=True)
+    if options.command == "book":
+        need("book", "myst_nb")
+        return call(PYTHON, "-m", "course_lib", "book", quiet_hub=True)
     if options.command == "test-browser":
         return run_browser_test()
     if options.command == "test-colab":
@@ -377,11 +381,17 @@ def run_tests():
 
 
 def run_browser_test():
-    """Install the extra "browser" where it is missing, then drive JupyterLab in Chromium."""
-    missing = "import importlib.util, sys; sys.exit(importlib.util.find_spec('selenium') is None)"
-    if call(PYTHON, "-c", missing) != 0:
-        pip_install("selenium", "--constraint", str(VENV / "constraints.txt"), "additive-course[browser]")
+    """Install what the browser and the book need where it is missing, then drive Chromium."""
+    need("browser", "selenium")
+    need("book", "myst_nb")
     return call(PYTHON, "-m", "pytest", "-q", "-s", "-m", "browser", "tests/browser", quiet_hub=True)
+
+
+def need(extra, module):
+    """Install an extra of the course unless `module`, which comes with it, is there."""
+    missing = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({module!r}) is None)"
+    if call(PYTHON, "-c", missing) != 0:
+        pip_install(extra, "--constraint", str(VENV / "constraints.txt"), f"additive-course[{extra}]")
 
 
 def open_lab(options):

@@ -95,6 +95,13 @@ def slides(options: argparse.Namespace) -> int:
     return 0
 
 
+def book(options: argparse.Namespace) -> int:
+    from course_lib.publishing import book
+
+    book.build()
+    return 0
+
+
 def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(
         prog="python -m course_lib", description="Adding to Language Models: the course."
@@ -139,6 +146,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--max-queue", type=int, default=256, help="rows that may wait; more get a 429 (default: 256)")
     command = add(slides, "write lecture decks to build/slides; they work without a network")
     command.add_argument("chapters", nargs="*", help="chapter numbers (default: all)")
+    add(book, "write the course as one site to build/book; it works without a network")
     command = add(assignment, "write a chapter's version for students, without solutions")
     command.add_argument("chapter")
     return result
