@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Audit", "Problem", "Problems", "Reading", "audit", "card", "load_data", "names", "normalise", "read_tsv",
-    "reading", "split_of",
+    "reading", "short", "split_of",
 ]  # fmt: skip
 
 _MODULES = (
@@ -91,6 +91,15 @@ def load_data(
 def reading(name: str, *, keep_duplicates: bool = False, **options: Any) -> Reading:
     """The account of how `load_data(name, ...)` was read: malformed lines, duplicates, what was left out and why."""
     return base.load(_find(name), keep_duplicates, **options)[1]
+
+
+def short(rows: datasets.Dataset, words: int, count: int | None = None, *, least: int = 1) -> datasets.Dataset:
+    """The rows whose text has `least` to `words` words between blanks; with `count`, the first so many of them.
+
+    The first of a split are a random sample of it (see `load_data`), so these are one of its short rows.
+    """
+    chosen = [i for i, text in enumerate(rows["text"]) if least <= len(text.split()) <= words]
+    return rows.select(chosen[:count])
 
 
 def card(name: str) -> cards.Card:

@@ -24,7 +24,10 @@ def soft_prompt(method: str, seed: int) -> dict[str, float]:
     import course_lib as cl
 
     base, reviews, task = cl.load_base("smollm2"), cl.load_data("movie-reviews"), cl.tasks.Answer()
-    train, test = (_short(reviews[split], rows) for split, rows in (("train", REVIEWS), ("test", TEST)))
+    train, test = (
+        list(cl.corpora.short(reviews[split], WORDS, rows, least=5))
+        for split, rows in (("train", REVIEWS), ("test", TEST))
+    )
     if method == "shuffled-labels":
         labels = [row["label"] for row in train]
         random.Random(seed).shuffle(labels)
@@ -38,10 +41,6 @@ def soft_prompt(method: str, seed: int) -> dict[str, float]:
     history = cl.fit(tuned, train, batch_size=BATCH, learning_rate=LEARNING_RATE, seed=seed, progress=False)
     found |= _score(tuned, test, "trained")
     return {**found, "numbers": tuned.budget().trained, "seconds": history.seconds}
-
-
-def _short(rows, count: int) -> list[dict]:
-    return [row for row in rows if 5 <= len(row["text"].split()) <= WORDS][:count]
 
 
 def _score(tuned, rows: list[dict], name: str) -> dict[str, float]:

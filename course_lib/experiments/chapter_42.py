@@ -10,6 +10,8 @@ from course_lib.experiments.registry import experiment
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import datasets
+
     from course_lib.additive import Tuned
 
 SEEDS = range(5)
@@ -18,20 +20,22 @@ DESIGNS = {"pfeiffer": 16, "houlsby": 8}  # bottlenecks of about equal size: one
 SPANS = [(first, last) for first in range(BLOCKS) for last in range(first, BLOCKS)]
 
 
-def short(rows, count: int | None = None):
-    """The first `count` reviews of at most WORDS words."""
-    chosen = [i for i, text in enumerate(rows["text"]) if len(text.split()) <= WORDS]
-    return rows.select(chosen[:count])
+def reviews() -> tuple[datasets.Dataset, datasets.Dataset]:
+    """The first ROWS short reviews to train on, and all short ones of the test split."""
+    from course_lib.corpora import load_data, short
+
+    corpus = load_data("movie-reviews")
+    return short(corpus["train"], WORDS, ROWS), short(corpus["test"], WORDS)
 
 
 def probe(seed: int) -> tuple[Tuned, list]:
     """A head on the frozen [CLS] states: where every adapter below begins; and the test rows' states."""
     import course_lib as cl
 
-    base, reviews = cl.load_base("minilm"), cl.load_data("movie-reviews")
+    base = cl.load_base("minilm")
     cl.seed(seed)
     head = cl.attach(base, cl.additive.LinearProbe(), task=cl.tasks.Classification(2))
-    train, test = (cl.cache_below(head, rows) for rows in (short(reviews["train"], ROWS), short(reviews["test"])))
+    train, test = (cl.cache_below(head, rows) for rows in reviews())
     cl.fit(head, train, epochs=10, batch_size=16, learning_rate=5e-3, seed=seed, progress=False)
     return head, test
 
@@ -40,13 +44,13 @@ def trained(placement: str, skip: int, seed: int) -> tuple[Tuned, list, float]:
     """Adapters from block `skip` on, trained from the probe's head; the test rows, and the seconds of training."""
     import course_lib as cl
 
-    base, reviews = cl.load_base("minilm"), cl.load_data("movie-reviews")
+    base = cl.load_base("minilm")
     head, _ = probe(seed)
     cl.seed(seed)
     method = cl.additive.BottleneckAdapter(DESIGNS[placement], placement=placement, skip_layers=skip)
     tuned = cl.attach(base, method, task=cl.tasks.Classification(2))
     tuned.additions["default"].head.load_state_dict(head.additions["default"].head.state_dict())
-    train, test = short(reviews["train"], ROWS), short(reviews["test"])
+    train, test = reviews()
     if tuned.lowest_block():
         train, test = cl.cache_below(tuned, train), cl.cache_below(tuned, test)
     history = cl.fit(tuned, train, epochs=3, batch_size=16, learning_rate=3e-3, seed=seed, progress=False)

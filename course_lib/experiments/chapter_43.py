@@ -28,7 +28,10 @@ def prompted(init: str, length: int, seed: int, learning_rate: float, split: str
     import course_lib as cl
 
     base, reviews, task = cl.load_base("smollm2"), cl.load_data("movie-reviews"), cl.tasks.Answer()
-    train, test = _short(reviews["train"], REVIEWS), _short(reviews[split], count)
+    train, test = (
+        list(cl.corpora.short(reviews[part], WORDS[1], most, least=WORDS[0]))
+        for part, most in (("train", REVIEWS), (split, count))
+    )
     cl.seed(seed)
     method = cl.additive.PromptTuning(length=length, init=init, init_text=TEXT if init == "text" else None)
     tuned = cl.attach(base, method, task=task)
@@ -44,10 +47,6 @@ def prompted(init: str, length: int, seed: int, learning_rate: float, split: str
         **found, "nearest_is_start": torch.mean((begun_as == ended_as).float()).item(), "moved": moved.mean().item(),
         "length_of_a_vector": prompt.norm(dim=-1).mean().item(), "seconds": history.seconds,
     }
-
-
-def _short(rows, count: int) -> list[dict]:
-    return [row for row in rows if WORDS[0] <= len(row["text"].split()) <= WORDS[1]][:count]
 
 
 def _score(tuned, rows: list[dict], when: str) -> dict[str, float]:

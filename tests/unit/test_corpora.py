@@ -5,7 +5,7 @@ from collections import Counter
 
 import datasets
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from course_lib import corpora
@@ -366,3 +366,12 @@ def test_an_address_goes_wherever_it_stands(words, place):
     place = min(place, len(words))
     tweet = [*words[:place], "http://nyti.ms/1xG?a=b", "@nytimes", *words[place:]]
     assert news.strip_addresses(" ".join(tweet)) == " ".join(words)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.text("ab \n", max_size=12), max_size=20), st.integers(0, 5), st.integers(0, 3))
+def test_short_keeps_order_and_counts_words(texts, words, least):
+    rows = datasets.Dataset.from_dict({"text": texts})
+    wanted = [text for text in texts if least <= len(text.split()) <= words]
+    assert list(corpora.short(rows, words, least=least)["text"]) == wanted
+    assert list(corpora.short(rows, words, 2, least=least)["text"]) == wanted[:2]

@@ -7,10 +7,9 @@ from course_lib.experiments import chapter_42
 
 @pytest.fixture(autouse=True)
 def few(monkeypatch):
-    monkeypatch.setattr(chapter_42, "ROWS", 16)
+    train, test = chapter_42.reviews()
+    monkeypatch.setattr(chapter_42, "reviews", lambda: (train.select(range(16)), test.select(range(12))))
     monkeypatch.setattr(chapter_42, "SPANS", [(0, 5), (5, 5)])
-    whole = chapter_42.short
-    monkeypatch.setattr(chapter_42, "short", lambda rows, count=None: whole(rows, count or 12))
 
 
 def test_an_ablated_span_adds_nothing_and_comes_back():
