@@ -102,6 +102,14 @@ def book(options: argparse.Namespace) -> int:
     return 0
 
 
+def guides(options: argparse.Namespace) -> int:
+    from course_lib import notebooks
+
+    changed = notebooks.guides_read(options.chapters)
+    print(f"Noted as read beside their English: {', '.join(path.stem for path in changed) or 'nothing new'}")
+    return 0
+
+
 def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(
         prog="python -m course_lib", description="Adding to Language Models: the course."
@@ -147,6 +155,8 @@ def parser() -> argparse.ArgumentParser:
     command = add(slides, "write lecture decks to build/slides; they work without a network")
     command.add_argument("chapters", nargs="*", help="chapter numbers (default: all)")
     add(book, "write the course as one site to build/book; it works without a network")
+    command = add(guides, "note that chapters' Chinese guides (本章导读) were read again beside changed English")
+    command.add_argument("chapters", nargs="+", help='chapter numbers, or "all"')
     command = add(assignment, "write a chapter's version for students, without solutions")
     command.add_argument("chapter")
     return result

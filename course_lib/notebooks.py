@@ -106,6 +106,44 @@ def is_stale(notebook: NotebookNode) -> bool:
     return notebook.metadata.get("course", {}).get("code_hash") != code_hash(notebook)
 
 
+# --- the Chinese guide to a chapter ----------------------------------------------------------------
+
+GUIDE = re.compile(r"<details><summary>(?:<b>)?本章导读(?:</b>)?</summary>(.*?)</details>", re.DOTALL)
+
+
+def guide(notebook: NotebookNode) -> str:
+    """The folded Chinese guide to a chapter, 本章导读, or an empty text."""
+    found = (GUIDE.search(cell.source) for cell in notebook.cells if cell.cell_type == "markdown")
+    return next((one.group(1).strip() for one in found if one), "")
+
+
+def guide_hash(notebook: NotebookNode) -> str:
+    """A hash of the English that the guide sums up: the opening, all headings, and what to keep."""
+    prose = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
+    folded = re.compile(r"<details.*?</details>", re.DOTALL)
+    first = next((index for index, source in enumerate(prose) if GUIDE.search(source)), 0)
+    told = [folded.sub("", source) for source in prose[: first + 1]]
+    told += re.findall(r"^#+ .+", "\n".join(folded.sub("", source) for source in prose), re.MULTILINE)
+    told += [folded.sub("", source) for source in prose if re.match(r"## (What to keep|Summary)", source)]
+    return hashlib.sha256(" ".join(" ".join(told).split()).encode()).hexdigest()[:16]
+
+
+def guide_is_stale(notebook: NotebookNode) -> bool:
+    """Has the English changed since somebody last read the guide beside it?"""
+    return notebook.metadata.get("guide_hash") != guide_hash(notebook)
+
+
+def guides_read(chapters: list[str]) -> list[Path]:
+    """Note that the guides of `chapters` were read beside their English and are right; return the changed files."""
+    changed = []
+    for path in find(chapters):
+        notebook = read(path)
+        notebook.metadata["guide_hash"] = guide_hash(notebook)
+        if write(notebook, path):
+            changed.append(path)
+    return changed
+
+
 def normalise(notebook: NotebookNode) -> None:
     """Take out what differs from run to run or machine to machine and says nothing to a reader.
 
@@ -264,6 +302,8 @@ def refresh(chapters: list[str] | None = None) -> int:
             measured = {"seconds": round(result.seconds, 1), "peak_mb": result.peak_mb}
             course = notebook.metadata.setdefault("course", {})
             course.update(code_hash=code_hash(notebook), **measured)
+        if guide(notebook):  # a new chapter's guide was written beside this English
+            notebook.metadata.setdefault("guide_hash", guide_hash(notebook))
         normalise(notebook)
         write(notebook, path)
     write_minutes()

@@ -51,6 +51,25 @@ def test_no_warning_and_no_folder_of_a_machine_is_stored(path):
             assert not re.search(r"/(tmp|home|root|work|Users)/", nbformat.from_dict(output).get("text", "")), cell.id
 
 
+@pytest.mark.parametrize("path", COURSE)
+def test_the_chinese_guide_was_read_beside_this_english(path):
+    notebook = notebooks.read(path)
+    assert 100 <= len(re.findall("[\u4e00-\u9fff]", notebooks.guide(notebook))) <= 260
+    assert not notebooks.guide_is_stale(notebook), (
+        f"the English that 本章导读 sums up changed in {path.name}: read it again, mend it, then "
+        f"`python -m course_lib guides {path.name[:2]}`"
+    )
+
+
+@pytest.mark.parametrize("path", COURSE)
+def test_each_chapter_asks_for_recall_and_folds_the_answers(path):
+    prose = [cell.source for cell in notebooks.read(path).cells if cell.cell_type == "markdown"]
+    asked = next((source for source in prose if re.search(r"\*\*Recall|<summary>Answers</summary>", source)), "")
+    answers = " ".join(re.findall(r"<details>\s*<summary>.+?</summary>(.+?)</details>", asked, re.DOTALL))
+    assert asked.count("?") >= 4
+    assert len(answers.split()) > 60
+
+
 def test_the_minutes_are_those_of_the_notebooks():
     table = root() / "data" / "results" / "chapter_minutes.json"
     stored = json.loads(table.read_text())["rows"] if table.exists() else []
@@ -106,6 +125,23 @@ def test_an_edit_makes_outputs_stale_and_prose_does_not(course):
     assert not notebooks.is_stale(notebook)
     notebook.cells[3].source += "\nprint(1)"
     assert notebooks.is_stale(notebook)
+
+
+def test_a_guide_is_stale_when_what_it_sums_up_changes(course):
+    notebook = notebooks.read(course)
+    folded = "<details><summary><b>本章导读</b></summary>\n\n这里说什么\n\n</details>"
+    notebook.cells[0].source = f"# A chapter\n\n{folded}\nAims"
+    nbformat.write(notebook, course)
+    assert notebooks.guide(notebook) == "这里说什么"
+    assert notebooks.guide_is_stale(notebook)
+    assert notebooks.guides_read(["41"]) == [course]
+    read = notebooks.read(course)
+    assert not notebooks.guide_is_stale(read)
+    read.cells[2].source += "\nprint(1)"
+    read.cells[0].source = read.cells[0].source.replace("这里", "那里")
+    assert not notebooks.guide_is_stale(read), "neither code nor the guide itself"
+    read.cells[0].source = read.cells[0].source.replace("Aims", "Other aims")
+    assert notebooks.guide_is_stale(read)
 
 
 def test_a_failing_notebook_keeps_what_it_had(course, capsys):
