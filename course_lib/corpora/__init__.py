@@ -5,7 +5,7 @@
     print(reading("movie-reviews"))              # what was read, dropped and left out
     print(audit(reviews))                        # near-duplicates that remain
 
-One file reads one package; data/README.md has a card for each name.
+One file reads one package; data/README.md has a card for each name, data/written/README.md for what we wrote.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from . import (
     pronunciation,
     python_source,
     ratings,
+    roles,
     shop_reviews_zh,
     sms_spam,
     vader,
@@ -47,7 +48,7 @@ __all__ = [
 
 _MODULES = (
     vader, shop_reviews_zh, sms_spam, news, pairs, pronunciation, chat, faq, intents, python_source,
-    human_eval, ratings, entities_zh, words_zh,
+    human_eval, ratings, entities_zh, words_zh, roles,
 )  # fmt: skip
 CORPORA: dict[str, base.Corpus] = {corpus.name: corpus for module in _MODULES for corpus in module.CORPORA}
 

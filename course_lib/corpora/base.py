@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..runtime import CourseError, cache_dir
+from ..runtime import CourseError, cache_dir, root
 from .splits import normalise, position, split_of
 from .strict import Problem, Problems, Reading
 
@@ -38,6 +38,7 @@ class Corpus:
     label: the column that must agree among duplicates; where it does not, all of them are dropped.
     only: a single split for all rows (a pure test set).
     tables: several tables with columns of their own in place of splits; `read` then yields (table, row).
+    written: the file in data/written that it is read from, where the course itself wrote the rows (package None).
     """
 
     name: str
@@ -50,9 +51,12 @@ class Corpus:
     only: str | None = None
     tables: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
+    written: str = ""
 
     def version(self) -> str:
-        """The pinned version of the package, or of the interpreter."""
+        """The pinned version of the package, or of the interpreter; of a file of ours, the start of its hash."""
+        if self.written:
+            return hashlib.sha256(find(self.folder(), self.written).read_bytes()).hexdigest()[:8]
         if self.package is None:
             return platform.python_version()
         from ..sources import SOURCES
@@ -61,6 +65,8 @@ class Corpus:
 
     def folder(self) -> Path:
         """Where the package's files are; fetched on first use."""
+        if self.written:
+            return root() / "data" / "written"
         if self.package is None:
             import sysconfig
 
@@ -190,7 +196,8 @@ def load(corpus: Corpus, keep_duplicates: bool = False, **options: Any) -> tuple
 def _dataset_dict(tables: Mapping[str, pyarrow.Table], reading: Reading, key: str, corpus: Corpus):
     import datasets
 
-    about = f"{corpus.package or 'Python'} {corpus.version()}. {str(reading).splitlines()[0]}"
+    origin = corpus.package or corpus.written or "Python"
+    about = f"{origin} {corpus.version()}. {str(reading).splitlines()[0]}"
     parts = {}
     for split, table in tables.items():
         info = datasets.DatasetInfo(description=about, dataset_name=corpus.name)

@@ -1,4 +1,4 @@
-"""The cards of data/README.md: one section a source, with the number of rows measured."""
+"""The cards of data/README.md and data/written/README.md: one section a source, with the number of rows measured."""
 
 from __future__ import annotations
 
@@ -22,18 +22,22 @@ class Card(str):
         return str(self)
 
 
-def path() -> Path:
-    """Where the cards are."""
-    return root() / "data" / "README.md"
+def path(name: str = "") -> Path:
+    """Where the cards are, or that of a corpus: what the course itself wrote has a page of its own."""
+    from . import CORPORA
+
+    data = root() / "data"
+    return data / "written" / "README.md" if name in CORPORA and CORPORA[name].written else data / "README.md"
 
 
 def read(name: str) -> Card:
-    """The section `## name` of data/README.md. Raises CourseError where the file or the section is missing."""
-    if not path().is_file():
-        raise CourseError(f"The cards are in {path()}, which is not there; they come with the course's repository.")
-    section = re.search(rf"^## {re.escape(name)}\n.*?(?=^## |\Z)", path().read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    """The section `## name` of its page. Raises CourseError where the page or the section is missing."""
+    page = path(name)
+    if not page.is_file():
+        raise CourseError(f"The cards are in {page}, which is not there; they come with the course's repository.")
+    section = re.search(rf"^## {re.escape(name)}\n.*?(?=^## |\Z)", page.read_text("utf-8"), re.MULTILINE | re.DOTALL)
     if section is None:
-        raise CourseError(f"data/README.md has no section '## {name}'; add a card for it.")
+        raise CourseError(f"{page.relative_to(root())} has no section '## {name}'; add a card for it.")
     return Card(section.group().strip())
 
 
@@ -48,5 +52,6 @@ def rows_line(name: str) -> str:
 
 def refresh(name: str) -> None:
     """Measure the rows of one source again and write them into its card."""
-    text, card = path().read_text("utf-8"), read(name)
-    path().write_text(text.replace(card, _ROWS.sub(lambda _: rows_line(name), card)), "utf-8")
+    page, card = path(name), read(name)
+    text = page.read_text("utf-8")
+    page.write_text(text.replace(card, _ROWS.sub(lambda _: rows_line(name), card)), "utf-8")

@@ -66,7 +66,18 @@ def test_rows_and_columns_are_those_of_the_card(name, loaded):
 
 
 def test_no_card_without_a_corpus():
-    assert re.findall(r"^## (\S+)$", cards.path().read_text("utf-8"), re.MULTILINE) == names()
+    titles = re.findall(r"^## (\S+)$", cards.path().read_text("utf-8"), re.MULTILINE)
+    assert titles == [name for name in names() if not corpora.CORPORA[name].written]
+
+
+def test_every_file_of_ours_has_its_card():
+    ours = {name: corpus.written for name, corpus in corpora.CORPORA.items() if corpus.written}
+    page = cards.path("roles").read_text("utf-8")
+    assert cards.path("roles").parent.name == "written"
+    for name, file in ours.items():
+        assert f"\n## {name}\n" in page
+        assert file in page
+        assert (cards.path("roles").parent / file).is_file()
 
 
 # --- splits ----------------------------------------------------------------------------------------------------------
