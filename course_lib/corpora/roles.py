@@ -86,12 +86,13 @@ def expand(template: str, lists: dict, parts: dict, chance: random.Random) -> st
     used: set[str] = set()
 
     def value(found: re.Match) -> str:
-        chosen = choose([value for value in lists[found[1]] if value not in used])
+        chosen = choose([value for value in lists[found[1]] if value not in used or "{" in value])
         used.add(chosen)
         return chosen
 
     line = re.sub(r"<(\w+) ?(\w*)>", part, template)
-    line = re.sub(r"\{(\w+)\}", value, line)
+    while "{" in line:
+        line = re.sub(r"\{(\w+)\}", value, line)
     return re.sub(r"(?<=[^|]) ,(?= [.,])", "", " ".join(line.split()))  # "... , ." -> "... ."
 
 
