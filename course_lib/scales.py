@@ -111,6 +111,15 @@ SIZES: dict[str, dict[str, dict[str, object]]] = {
     "54": {
         "laptop": {"intents": 700, "epochs": 4, "zh_train": 300, "zh_test": 150, "zh_minilm": 120},
         "gpu": {"intents": 3200, "epochs": 6, "zh_train": 4000, "zh_test": 1000, "zh_minilm": 2000},
+    "55": {
+        "laptop": {
+            "places": 50, "factor_epochs": 15, "film_epochs": 6, "customers": 1000, "mall_epochs": 8,
+            "cold_customers": 2000, "cold_epochs": 8,
+        },
+        "gpu": {
+            "places": 50, "factor_epochs": 30, "film_epochs": 40, "customers": 5000, "mall_epochs": 20,
+            "cold_customers": 10000, "cold_epochs": 15,
+        },
     },
 }
 

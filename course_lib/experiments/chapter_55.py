@@ -15,11 +15,13 @@ TRAINED = {
     "one-negative": ("one negative", 100, 2e-3, 0.2),
     "all-items": ("all items", 40, 1e-3, 0.3),
 }
-METHODS = ("popularity", "recent", *TRAINED)
+METHODS = ("popularity", "recent", "neighbours", *TRAINED)
 
 
 def recommended(method: str, seed: int, part: str, epochs: int | None = None):
     """The scores (U, V) of a method for what each user takes next, and the split."""
+    import torch
+
     import course_lib as cl
     from course_lib.tasks import recommendation
 
@@ -30,6 +32,9 @@ def recommended(method: str, seed: int, part: str, epochs: int | None = None):
         return counts.expand(len(split.users), -1), split
     if method == "recent":
         return recommendation.recent_popularity(rows, split, part, ITEMS, DAYS), split
+    if method == "neighbours":
+        together = recommendation.neighbours(split.train, ITEMS)
+        return torch.stack([together[items[-3:]].sum(0) for items in split.known(part)]), split
     objective, planned, rate, dropout = TRAINED[method]
     cl.seed(seed)
     items = recommendation.Items(ITEMS, WIDTH)

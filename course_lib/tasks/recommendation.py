@@ -110,6 +110,16 @@ def recent_popularity(rows: Iterable[dict], split: Split, part: str, items: int,
     return torch.stack(counts) + overall / (1 + overall.sum())
 
 
+def neighbours(train: Sequence[Sequence[int]], items: int, reach: int = 3) -> Tensor:
+    """(V, V) how often two items stand at most `reach` places apart in the histories to learn from."""
+    together = torch.zeros(items + 1, items + 1)
+    for taken in map(torch.tensor, train):
+        for step in range(1, min(reach, len(taken) - 1) + 1):
+            pairs = taken[:-step], taken[step:]
+            together.index_put_(pairs, torch.ones(len(pairs[0])), accumulate=True)
+    return together + together.T
+
+
 # --- models: they answer with states (B, T, d) and the table of items (V, d); a score is their product -------------
 
 

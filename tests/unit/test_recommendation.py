@@ -73,6 +73,12 @@ def test_recent_popularity_counts_the_days_before():
     assert found[0, 0] < found[0, 3] + 1
 
 
+def test_neighbours_are_counted_both_ways():
+    found = recommendation.neighbours([[1, 2, 3], [2], [3, 2]], 3, reach=1)
+    assert found.tolist() == [[0, 0, 0, 0], [0, 0, 1, 0], [0, 1, 0, 2], [0, 0, 2, 0]]
+    assert recommendation.neighbours([[1, 2, 3]], 3, reach=2)[1, 3] == 1
+
+
 # --- metrics ---------------------------------------------------------------------------------------------------------
 
 
