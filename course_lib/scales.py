@@ -111,6 +111,7 @@ SIZES: dict[str, dict[str, dict[str, object]]] = {
     "54": {
         "laptop": {"intents": 700, "epochs": 4, "zh_train": 300, "zh_test": 150, "zh_minilm": 120},
         "gpu": {"intents": 3200, "epochs": 6, "zh_train": 4000, "zh_test": 1000, "zh_minilm": 2000},
+    },
     "55": {
         "laptop": {
             "places": 50, "factor_epochs": 15, "film_epochs": 6, "customers": 1000, "mall_epochs": 8,
