@@ -18,6 +18,7 @@ from . import (
     base,
     cards,
     chat,
+    course_questions,
     entities_zh,
     faq,
     hub,
@@ -48,7 +49,7 @@ __all__ = [
 
 _MODULES = (
     vader, shop_reviews_zh, sms_spam, news, pairs, pronunciation, chat, faq, intents, python_source,
-    human_eval, ratings, entities_zh, words_zh, roles,
+    human_eval, ratings, entities_zh, words_zh, roles, course_questions,
 )  # fmt: skip
 CORPORA: dict[str, base.Corpus] = {corpus.name: corpus for module in _MODULES for corpus in module.CORPORA}
 
