@@ -60,6 +60,13 @@ def experiment(options: argparse.Namespace) -> int:
     return experiments.command(options.name, show=options.list, only=options.only, again=options.again)
 
 
+def capstone(options: argparse.Namespace) -> int:
+    from course_lib import capstone
+
+    print(capstone.judge(options.file))
+    return 0
+
+
 def methods(options: argparse.Namespace) -> int:
     """The table of methods; with a base, what each trains and stores there by default."""
     from course_lib import additive, bases
@@ -142,6 +149,8 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--list", action="store_true", help="show the points and which are there")
     command.add_argument("--only", metavar="KEY=VALUE", action="append", help="only these points")
     command.add_argument("--again", action="store_true", help="also the points that are there")
+    command = add(capstone, "run an entry to the capstone (chapter 47) in a sandbox and score it")
+    command.add_argument("file", help="defines build(base, train, validation), as course_lib/capstone/ours.py does")
     command = add(methods, "list every method with its family, paper, formula and count")
     command.add_argument("--base", help="also count what each trains and stores on this base (minilm, smollm2)")
     command = add(serve, "answer over HTTP with one base and many saved additions, until Ctrl-C")

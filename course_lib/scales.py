@@ -108,6 +108,16 @@ SIZES: dict[str, dict[str, dict[str, object]]] = {
         "laptop": {"tokens": 16, "rate": 4e-3, "high": 0.1, "low": 1e-3, "sgd": (0.1, 1.0)},
         "gpu": {"tokens": 32, "rate": 4e-3, "high": 0.1, "low": 1e-3, "sgd": (0.1, 1.0)},
     },
+    "47": {
+        "laptop": {
+            "words": 10, "rows": 240, "test_rows": 150, "epochs": 4, "seeds": 3, "headlines": 400, "gpt_epochs": 2,
+            "images": 1200, "image_epochs": 2,
+        },
+        "gpu": {
+            "words": 1000, "rows": 2000, "test_rows": 400, "epochs": 3, "seeds": 5, "headlines": 4000, "gpt_epochs": 2,
+            "images": 1200, "image_epochs": 4,
+        },
+    },
     "54": {
         "laptop": {"intents": 700, "epochs": 4, "zh_train": 300, "zh_test": 150, "zh_minilm": 120},
         "gpu": {"intents": 3200, "epochs": 6, "zh_train": 4000, "zh_test": 1000, "zh_minilm": 2000},
