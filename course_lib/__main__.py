@@ -79,8 +79,13 @@ def methods(options: argparse.Namespace) -> int:
 
 
 def serve(options: argparse.Namespace) -> int:
-    from course_lib import serving
-
+    try:
+        from course_lib import serving
+    except ModuleNotFoundError as error:
+        raise CourseError(
+            f"The service needs {error.name}, which is not installed: python -m pip install -e .[serve], or run "
+            "`make lab`, which installs it."
+        ) from None
     serving.serve(
         options.folders, base=options.base, host=options.host, port=options.port, max_rows=options.max_rows,
         max_wait=options.max_wait_ms / 1000, max_queue=options.max_queue,

@@ -132,6 +132,16 @@ SIZES: dict[str, dict[str, dict[str, object]]] = {
             "cold_customers": 10000, "cold_epochs": 15,
         },
     },
+    "57": {
+        "laptop": {
+            "spam": 300, "spam_test": 400, "reviews": 240, "reviews_test": 250, "shop": 200, "shop_test": 250,
+            "additions": 16, "requests": 96,
+        },
+        "gpu": {
+            "spam": 3000, "spam_test": 600, "reviews": 2000, "reviews_test": 500, "shop": 4000, "shop_test": 1000,
+            "additions": 64, "requests": 2000,
+        },
+    },
 }
 
 

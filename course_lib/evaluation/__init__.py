@@ -1,5 +1,6 @@
 """How good is it, and how sure are we? Outputs of a model, metrics over the field's libraries, intervals."""
 
+from course_lib.evaluation.bertscore import BertScore, bert_score, token_states
 from course_lib.evaluation.calibration import calibration_error, reliability_bins, temperature
 from course_lib.evaluation.costs import operations
 from course_lib.evaluation.distance import edit_distances
@@ -19,12 +20,14 @@ from course_lib.evaluation.ranking import gains, hits, ranks, sampled_ranks
 
 __all__ = [
     "METRICS",
+    "BertScore",
     "Difference",
     "Measured",
     "Metric",
     "Predictions",
     "Scores",
     "Words",
+    "bert_score",
     "bootstrap",
     "calibration_error",
     "edit_distances",
@@ -42,4 +45,5 @@ __all__ = [
     "sampled_ranks",
     "seeds_interval",
     "temperature",
+    "token_states",
 ]

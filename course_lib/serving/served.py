@@ -68,7 +68,7 @@ class Served:
 
     def row(self, text: str, addition: str) -> Row:
         """A text as tokens. Raises TooLong rather than answer for a text that was cut without a word."""
-        ids = self.tokenizer(text)["input_ids"]
+        ids = self.tokenizer(text, verbose=False)["input_ids"]  # no advice of transformers' on long texts
         if len(ids) > self.task.max_length:
             raise TooLong(
                 f"The text has {len(ids):,} tokens, and these additions read {self.task.max_length}. "

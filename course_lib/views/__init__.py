@@ -3,6 +3,7 @@
 from .drawing import SITES, draw_block
 from .figures import attention_map, budget, compare, curves, losses, next_tokens
 from .places import where_it_adds
+from .rating import Ratings
 from .style import ROLES, Picture, apply, figure_with_alt, finding, new_figure, role
 from .widgets import explore
 
@@ -10,6 +11,7 @@ __all__ = [
     "ROLES",
     "SITES",
     "Picture",
+    "Ratings",
     "apply",
     "attention_map",
     "budget",

@@ -41,7 +41,7 @@ class Letters:
 
     pad_token_id, padding_side = 0, "right"
 
-    def __call__(self, text):
+    def __call__(self, text, verbose=True):
         return {"input_ids": [1, *(3 + ord(letter) % 40 for letter in text), 2]}
 
 
@@ -436,6 +436,18 @@ def test_a_port_that_is_taken_is_a_sentence():
         taken.listen()
         with pytest.raises(cl.CourseError, match="Choose another port"):
             listen("127.0.0.1", taken.getsockname()[1])
+
+
+def test_without_the_extra_the_command_says_what_to_install(monkeypatch, capsys):
+    from course_lib.__main__ import main
+
+    monkeypatch.delitem(sys.modules, "course_lib.serving")
+    monkeypatch.delattr(cl, "serving", raising=False)
+    monkeypatch.setitem(sys.modules, "fastapi", None)
+    for name in [name for name in sys.modules if name.startswith("course_lib.serving.")]:
+        monkeypatch.delitem(sys.modules, name)
+    assert main(["serve", "somewhere"]) == 1
+    assert "needs fastapi" in capsys.readouterr().err
 
 
 def test_the_command_serves_and_ends_gracefully(tmp_path):
