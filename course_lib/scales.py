@@ -118,6 +118,16 @@ SIZES: dict[str, dict[str, dict[str, object]]] = {
             "images": 1200, "image_epochs": 4,
         },
     },
+    "52": {
+        "laptop": {
+            "words": 6000, "test_words": 80, "steps": 60, "entries": 40, "new_tokens": 20, "shown": 16, "marked": 16,
+            "beam_entries": 16, "both": 32, "contrast": 1000, "contrast_steps": 300,
+        },
+        "gpu": {
+            "words": 40_000, "test_words": 1000, "steps": 400, "entries": 150, "new_tokens": 40, "shown": 30,
+            "marked": 24, "beam_entries": 150, "both": 200, "contrast": 1700, "contrast_steps": 1000,
+        },
+    },
     "54": {
         "laptop": {"intents": 700, "epochs": 4, "zh_train": 300, "zh_test": 150, "zh_minilm": 120},
         "gpu": {"intents": 3200, "epochs": 6, "zh_train": 4000, "zh_test": 1000, "zh_minilm": 2000},
