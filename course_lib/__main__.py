@@ -122,6 +122,13 @@ def guides(options: argparse.Namespace) -> int:
     return 0
 
 
+def grade(options: argparse.Namespace) -> int:
+    from course_lib import exercises
+
+    print(exercises.grade(options.folder, options.out))
+    return 0
+
+
 def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(
         prog="python -m course_lib", description="Adding to Language Models: the course."
@@ -173,6 +180,9 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("chapters", nargs="+", help='chapter numbers, or "all"')
     command = add(assignment, "write a chapter's version for students, without solutions")
     command.add_argument("chapter")
+    command = add(grade, "check submitted notebooks in a sandbox and write a CSV")
+    command.add_argument("folder", help="holds the notebooks, a folder a student, or submitted/STUDENT/ASSIGNMENT/")
+    command.add_argument("--out", metavar="FILE", help="where the table goes (default: grades.csv in the folder)")
     return result
 
 

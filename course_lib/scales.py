@@ -142,6 +142,16 @@ SIZES: dict[str, dict[str, dict[str, object]]] = {
             "cold_customers": 10000, "cold_epochs": 15,
         },
     },
+    "56": {
+        "laptop": {
+            "epochs": 60, "users": 4, "user_tokens": 3840, "user_test": 1920, "counted": 500, "messages": 32,
+            "slow_messages": 4, "functions": 1000, "coded": 8, "code_tokens": 24,
+        },
+        "gpu": {
+            "epochs": 60, "users": 4, "user_tokens": 25_600, "user_test": 5120, "counted": 2900, "messages": 300,
+            "slow_messages": 100, "functions": 11_000, "coded": 200, "code_tokens": 128,
+        },
+    },
     "57": {
         "laptop": {
             "spam": 300, "spam_test": 400, "reviews": 240, "reviews_test": 250, "shop": 200, "shop_test": 250,

@@ -1,6 +1,7 @@
 """Exercises: stubs and their checks, solutions, predictions, progress, a notebook's student version."""
 
 from .assignment import assignment
+from .grade import grade
 from .ledger import progress
 from .predictions import calibration, predict, reveal
 from .registry import Verdict, check, exercise, judge, solution
@@ -11,6 +12,7 @@ __all__ = [
     "calibration",
     "check",
     "exercise",
+    "grade",
     "judge",
     "predict",
     "progress",
