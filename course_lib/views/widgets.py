@@ -32,7 +32,7 @@ def explore(
 
     The figure is an ordinary PNG output, replaced in place when a control moves: so a stored notebook, GitHub and
     print show its last state, and without a running kernel nothing is missing but the movement. Every control has
-    a label and can be reached and moved by keyboard.
+    a label and can be reached and moved by keyboard: sliders by the arrows, a menu by Space, arrows and Enter.
     """
     import ipywidgets as widgets
     from IPython.display import display
