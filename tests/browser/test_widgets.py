@@ -108,10 +108,19 @@ def tidy(lab):
 
 
 def survey(browser, name):
-    """For each cell with a widget: [(the control's label, does the picture follow?), ...]; pictures are stored."""
+    """For each cell with a widget beside a picture: [(its control's label, does the picture follow?), ...].
+
+    The boxes of a prediction have no picture: they are only asked for label and reach.
+    """
     found = {}
     for index, _, outputs in code_cells(browser):
-        if "jupyter.widget-view+json" in outputs and (controls := find_controls(browser, index)):
+        if "jupyter.widget-view+json" not in outputs or not (controls := find_controls(browser, index)):
+            continue
+        for control in controls:
+            about = browser.execute_script(ABOUT, control)
+            assert about["label"], f"cell {index + 1}: a {about['kind']} has no label"
+            assert about["reached"], f"cell {index + 1}: {about['label']} cannot be reached by Tab"
+        if '"image/png"' in outputs:
             found[index + 1] = [try_control(browser, index, number) for number in range(len(controls))]
             SCREENSHOTS.mkdir(parents=True, exist_ok=True)
             browser.save_screenshot(str(SCREENSHOTS / f"{name}-{index + 1}.png"))
@@ -173,8 +182,6 @@ def try_control(browser, index, number):
     )
     time.sleep(1)  # let the picture settle
     before = shown(browser, index)
-    assert about["label"], f"a {about['kind']} has no label"
-    assert about["reached"], f"{about['label']} cannot be reached by Tab"
     browser.execute_script("arguments[0].focus()", control)
     slide = Keys.ARROW_LEFT if about["last"] else Keys.ARROW_RIGHT
     choose = Keys.ARROW_UP if about["last"] else Keys.ARROW_DOWN  # of a closed menu JupyterLab takes the arrows
