@@ -10,8 +10,8 @@ import importlib
 __version__ = "0.1.0"
 
 _ROOMS = (
-    "runtime", "scales", "sources", "corpora", "language_models", "bases", "architectures", "additive", "tasks",
-    "training", "evaluation", "experiments", "views", "exercises", "notebooks", "serving",
+    "runtime", "scales", "sandbox", "sources", "corpora", "language_models", "bases", "architectures", "additive",
+    "tasks", "training", "evaluation", "experiments", "views", "exercises", "notebooks", "serving",
 )
 
 _NAMES = {
