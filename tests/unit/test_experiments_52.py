@@ -1,5 +1,7 @@
 """The experiments of chapter 52, small: every kind of point is measured on what it says it is."""
 
+import dataclasses
+
 import pytest
 
 import course_lib as cl
@@ -9,12 +11,13 @@ from course_lib.experiments import registry
 
 @pytest.fixture
 def quick(monkeypatch, tmp_path):
-    """Two steps, few messages to write, and the addition kept elsewhere."""
+    """Two steps, few and short messages to write, and what is trained kept elsewhere."""
     few = {"STEPS": 2, "BATCH": 2, "WRITTEN": 1, "EXAMPLES": 1, "NET_STEPS": {}, "OTHER_STEPS": 2, "NET_WRITTEN": 3}
     for name, value in few.items():
         monkeypatch.setattr(measured, name, value)
-    whole = measured.marked
-    monkeypatch.setattr(measured, "marked", lambda language: whole(language)[1:2])
+    marked, task_of = measured.marked, measured.task_of
+    monkeypatch.setattr(measured, "marked", lambda language: marked(language)[1:2])
+    monkeypatch.setattr(measured, "task_of", lambda *given: dataclasses.replace(task_of(*given), max_target=3))
     monkeypatch.setattr(measured, "models_folder", lambda: tmp_path)
     return tmp_path
 
