@@ -129,8 +129,8 @@ SIZES: dict[str, dict[str, dict[str, object]]] = {
         },
     },
     "54": {
-        "laptop": {"intents": 700, "epochs": 4, "zh_train": 300, "zh_test": 150, "zh_minilm": 120},
-        "gpu": {"intents": 3200, "epochs": 6, "zh_train": 4000, "zh_test": 1000, "zh_minilm": 2000},
+        "laptop": {"intents": 700, "slot_epochs": 3, "epochs": 4, "zh_train": 300, "zh_test": 150, "zh_minilm": 120},
+        "gpu": {"intents": 3200, "slot_epochs": 4, "epochs": 6, "zh_train": 4000, "zh_test": 1000, "zh_minilm": 2000},
     },
     "55": {
         "laptop": {
