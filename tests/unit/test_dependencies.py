@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 LAB_ONLY = {  # commands of those who write and run the notebooks, which the library does without
-    "notebooks.py": {"nbclient", "nbformat", "jupytext"}, "assignment.py": {"nbformat"},
+    "notebooks.py": {"nbclient", "nbformat", "jupytext"}, "assignment.py": {"nbformat"}, "grade.py": {"nbformat"},
     "slides.py": {"nbconvert", "nbformat"}, "book.py": {"nbformat"},
 }
 
